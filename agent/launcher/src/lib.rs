@@ -1,0 +1,1 @@
+//! Clones, builds sandboxes and starts processes; single-threaded.

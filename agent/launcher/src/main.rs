@@ -1,0 +1,3 @@
+//! Clones, builds sandboxes and starts processes; single-threaded.
+
+fn main() {}

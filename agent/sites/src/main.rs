@@ -1,0 +1,3 @@
+//! Serves the files of static apps, unprivileged and sandboxed.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The daemon of one host: runs instances and builds.
+
+fn main() {}

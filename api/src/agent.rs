@@ -1,0 +1,184 @@
+//! The calls of an agent: JSON over HTTP on its Unix socket.
+//!
+//! | call | who | what |
+//! |---|---|---|
+//! | `GET /v1/node` | control, router | [`NodeInfo`] |
+//! | `GET /v1/doctor` | control | a list of [`Check`] |
+//! | `GET /v1/instances` | control | a list of [`InstanceStatus`](crate::instance::InstanceStatus) |
+//! | `GET /v1/instances/watch` | control | NDJSON of [`InstancesPicture`]: whole at first and after every change |
+//! | `PUT /v1/instances/{id}` | control | [`InstanceSpec`](crate::instance::InstanceSpec): make it so; idempotent; answers its status at once |
+//! | `POST /v1/instances/{id}/stop` | control | [`StopRequest`]: SIGTERM, grace, SIGKILL; idempotent; answers its status at once |
+//! | `DELETE /v1/instances/{id}?epoch=N` | control | stop without grace if needed and forget it with its files; idempotent |
+//! | `GET /v1/instances/{id}/logs?follow=BOOL&tail=N` | control | NDJSON of [`LogLine`](crate::instance::LogLine) |
+//! | `GET /v1/events?after=SEQUENCE` | control | NDJSON of [`AgentEvent`](crate::event::AgentEvent), then live |
+//! | `PUT /v1/blobs/{digest}` | control | store a blob; refused if the body has another digest |
+//! | `POST /v1/blobs` | control | store a blob of unknown digest; answers [`BlobStored`] |
+//! | `GET`, `HEAD /v1/blobs/{digest}` | control | serve a blob |
+//! | `PUT /v1/builds/{deployment}` | control | [`BuildRequest`]: start a build; idempotent |
+//! | `GET /v1/builds/{deployment}` | control | [`BuildStatus`] |
+//! | `GET /v1/builds/{deployment}/logs?follow=BOOL` | control | NDJSON of log lines |
+//! | `DELETE /v1/builds/{deployment}` | control | cancel and forget |
+//! | `GET /v1/stacks` | control | a list of [`Stack`] |
+//! | `GET /v1/endpoints/watch` | router, control | NDJSON of [`EndpointsPicture`]: whole at first and after every change |
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::deployment::BuildInput;
+use crate::instance::InstanceStatus;
+use crate::{AppName, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, NodeName, Problem, UserId};
+
+/// A host and its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// The node's name.
+    pub name: NodeName,
+    /// Version of the agent.
+    pub version: String,
+    /// `/proc/sys/kernel/random/boot_id`: changes with every reboot.
+    pub boot_id: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `v2` or `hybrid`.
+    pub cgroups: String,
+    /// Memory of the host.
+    pub memory: MemoryBytes,
+    /// Processors of the host.
+    pub processors: u32,
+}
+
+/// One finding of `drowse doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do, where something is to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+/// How a check stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It works, with a loss that `found` names.
+    Warning,
+    /// Apps cannot run until it is mended.
+    Failure,
+}
+
+/// All instances of a node at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstancesPicture {
+    /// Every instance the agent knows.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// Ends an instance: SIGTERM to its main process, then SIGKILL to all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRequest {
+    /// The decision this belongs to.
+    pub epoch: Epoch,
+    /// How long it may take to end by itself, in seconds.
+    pub grace_seconds: u32,
+    /// Why, for the log and the events.
+    pub reason: String,
+}
+
+/// Answer to a stored blob of unknown digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobStored {
+    /// What it hashes to.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Starts a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRequest {
+    /// The deployment it is for, which is also its id.
+    pub deployment: DeploymentId,
+    /// The app, for the log.
+    pub app: AppName,
+    /// Whose id range and caches it uses.
+    pub user: UserId,
+    /// What is built.
+    pub input: BuildInput,
+    /// The app's environment, which build commands see too.
+    pub env: BTreeMap<String, String>,
+    /// What the build may use.
+    pub limits: BuildLimits,
+}
+
+/// What a build may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildLimits {
+    /// Memory.
+    pub memory: MemoryBytes,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Share of the processors under contention.
+    pub cpu_weight: u32,
+    /// How long it may take, in seconds.
+    pub timeout_seconds: u32,
+}
+
+impl Default for BuildLimits {
+    fn default() -> Self {
+        Self { memory: MemoryBytes::gib(2), pids: 2048, cpu_weight: 50, timeout_seconds: 1800 }
+    }
+}
+
+/// Where a build stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum BuildStatus {
+    /// Its sandbox is being prepared.
+    Preparing,
+    /// Its sandbox runs; no command was started yet.
+    Booted,
+    /// Its commands run.
+    Building {
+        /// The command that runs, as shown in the log.
+        step: String,
+    },
+    /// It ended in an image.
+    Done {
+        /// The manifest digest.
+        image: Digest,
+        /// Whether the layer of dependencies was reused from an earlier build.
+        dependencies_reused: bool,
+    },
+    /// It failed; never tried again.
+    Failed {
+        /// Code, sentence, hint, and the last lines of the log.
+        problem: Problem,
+    },
+}
+
+/// A base image of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// `python`, `node`.
+    pub name: String,
+    /// Its manifest digest.
+    pub image: Digest,
+    /// Size of its unpacked layers.
+    pub size: MemoryBytes,
+}
+
+/// Where a router on this node reaches instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointsPicture {
+    /// The address of every instance that is ready.
+    pub ready: BTreeMap<InstanceId, SocketAddr>,
+}

@@ -1,0 +1,227 @@
+//! Instances: what the controller asks of an agent, and what the agent reports of one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{AppName, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, UserId};
+
+/// One copy of a deployment, as the controller wants it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    /// Its id, which survives restarts.
+    pub id: InstanceId,
+    /// The decision this spec belongs to; the agent refuses an older one.
+    pub epoch: Epoch,
+    /// Whose pool and id range it lives in.
+    pub user: UserId,
+    /// The app, for logs and the host name inside.
+    pub app: AppName,
+    /// The deployment it is a copy of.
+    pub deployment: DeploymentId,
+    /// What runs.
+    pub workload: Workload,
+    /// The manifest digest of the image; the agent has it or fetches it by digest.
+    pub image: Digest,
+    /// The app's environment, without PORT, which the agent sets.
+    pub env: BTreeMap<String, String>,
+    /// What the kernel lets it use.
+    pub limits: Limits,
+    /// How the agent finds out that it is ready.
+    pub boot: BootCheck,
+    /// What happens when it does not become ready.
+    pub on_boot_failure: OnBootFailure,
+}
+
+/// How an instance is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workload {
+    /// Processes in a sandbox of their own that listen on PORT.
+    Web,
+    /// Files, served by the node's one file server at an address of their own.
+    Site,
+}
+
+/// What the kernel lets one instance use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory including page cache and tmpfs; no swap.
+    pub memory: MemoryBytes,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Share of the processors under contention, 1 to 10,000 (cgroup v2 `cpu.weight`).
+    pub cpu_weight: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: MemoryBytes::mib(512), pids: 512, cpu_weight: 100 }
+    }
+}
+
+/// The boot check: the first accepted TCP connection means ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootCheck {
+    /// How long the platform tries to connect, in seconds.
+    pub timeout_seconds: u32,
+}
+
+impl Default for BootCheck {
+    fn default() -> Self {
+        Self { timeout_seconds: 60 }
+    }
+}
+
+/// What the agent does when the first start does not become ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBootFailure {
+    /// A deploy: the instance fails at once and is not tried again.
+    Fail,
+    /// A restart, or a start after a reboot: the restart budget applies.
+    Retry,
+}
+
+/// What the agent knows of one instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Which one.
+    pub id: InstanceId,
+    /// The newest epoch the agent has accepted for it.
+    pub epoch: Epoch,
+    /// The app, deployment and user it belongs to.
+    pub app: AppName,
+    /// The deployment it is a copy of.
+    pub deployment: DeploymentId,
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it is reached from this node, once it has an address.
+    pub address: Option<SocketAddr>,
+    /// What it is doing.
+    pub state: InstanceState,
+    /// The app's main process on the host, while there is one.
+    pub process: Option<ProcessIdentity>,
+    /// How often it was started since it was made or its budget was reset.
+    pub restarts: u32,
+}
+
+/// A process, told apart from a later one with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Its pid on the host.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`: its start time in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// What an instance is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum InstanceState {
+    /// Its image and sandbox are being prepared.
+    Preparing,
+    /// The app was started and is being connected to.
+    Booting {
+        /// 0 for the first start, then the number of the restart.
+        attempt: u32,
+        /// When this start began.
+        since: Timestamp,
+    },
+    /// It accepts connections.
+    Ready {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It exited or did not become ready, and is started again at `retry_at`.
+    Backoff {
+        /// The number of the coming try, 1 to 20.
+        attempt: u32,
+        /// When it is started again.
+        retry_at: Timestamp,
+        /// Why it is down.
+        cause: Failure,
+    },
+    /// It was told to end and has until `deadline`.
+    Stopping {
+        /// When it is killed.
+        deadline: Timestamp,
+    },
+    /// It ended because it was told to, or with the host's reboot; nothing of it runs.
+    Stopped {
+        /// In one sentence.
+        reason: String,
+    },
+    /// It will not be started again until a new command arrives.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+}
+
+impl InstanceState {
+    /// Whether visitors can be sent to it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+
+    /// Whether nothing of it runs and nothing will without a new command.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Stopped { .. } | Self::Failed { .. })
+    }
+}
+
+/// Why an instance is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The kind.
+    pub reason: FailureReason,
+    /// One sentence for the user: exit status, signal, what listens where.
+    pub detail: String,
+    /// The last lines of its log, at most 50.
+    #[serde(default)]
+    pub log: Vec<String>,
+}
+
+/// The kinds of failure of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureReason {
+    /// Nothing accepted on its port in time.
+    TimeoutError,
+    /// It exited (or was killed) before or after it was ready.
+    Exited,
+    /// The kernel killed it at its memory limit.
+    OutOfMemory,
+    /// All tries were used up.
+    CrashLoop,
+    /// Its image, sandbox or network could not be made.
+    Host,
+}
+
+/// One line that an instance or a build wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When the line was read from the pipe.
+    pub at: Timestamp,
+    /// Where it was written.
+    pub stream: LogStream,
+    /// The text without its line end; invalid UTF-8 replaced.
+    pub text: String,
+}
+
+/// Where a log line was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogStream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+    /// Drowse itself.
+    Platform,
+}

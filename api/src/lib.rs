@@ -1,0 +1,22 @@
+//! What Drowse's programs say to each other: checked ids and names, the records that travel,
+//! the calls of the agent and of the controller, error codes, and a client for both.
+//!
+//! A leaf: it knows nothing of how an instance is run, stored or routed.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod client;
+pub mod deployment;
+pub mod error;
+pub mod event;
+pub mod ids;
+pub mod image;
+pub mod instance;
+pub mod platform;
+pub mod routing;
+pub mod units;
+
+pub use error::{ErrorCode, Problem};
+pub use ids::{AppName, DeploymentId, Digest, Epoch, HostName, InstanceId, NodeName, TokenId, UserId};
+pub use units::MemoryBytes;

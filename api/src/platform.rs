@@ -1,0 +1,195 @@
+//! The calls of the controller: JSON over HTTP on its Unix socket and, with a token, by TCP.
+//!
+//! | call | what |
+//! |---|---|
+//! | `GET /v1/whoami` | [`WhoAmI`] |
+//! | `GET`, `POST /v1/tokens`, `DELETE /v1/tokens/{id}` | [`TokenView`], [`TokenRequest`] → [`TokenCreated`] |
+//! | `GET /v1/apps` | a list of [`AppView`] |
+//! | `GET`, `DELETE /v1/apps/{app}` | [`AppView`] |
+//! | `POST /v1/apps/{app}/deployments?type=TYPE` | body: the folder as a compressed tar; makes the app if it is new; answers [`DeploymentView`] (202) |
+//! | `GET /v1/apps/{app}/deployments` | a list of [`DeploymentView`], newest first |
+//! | `POST /v1/apps/{app}/restart`, `/stop`, `/start` | [`AppView`] (202) |
+//! | `GET`, `PATCH /v1/apps/{app}/env` | [`Environment`], [`EnvPatch`] |
+//! | `GET /v1/apps/{app}/logs?follow=BOOL&tail=N` | NDJSON of [`AppLogLine`] |
+//! | `GET /v1/deployments/{id}` | [`DeploymentView`] |
+//! | `GET /v1/deployments/{id}/watch` | NDJSON of [`DeploymentUpdate`]; ends when the deploy has ended |
+//! | `GET /v1/events?app=NAME&after=REVISION&follow=BOOL&tail=N` | NDJSON of [`Event`](crate::event::Event) |
+//! | `GET /v1/doctor` | a list of [`NodeChecks`] |
+//! | `GET /v1/routes/watch` (routers) | NDJSON of [`RouteTable`](crate::routing::RouteTable) |
+//! | `PUT /v1/routers/{name}` (routers) | [`RouterStatus`](crate::routing::RouterStatus) |
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Check;
+use crate::deployment::{AppType, StateSince};
+use crate::instance::{InstanceStatus, LogLine};
+use crate::{AppName, DeploymentId, Digest, InstanceId, NodeName, Problem, TokenId, UserId};
+
+/// The caller, as the controller sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoAmI {
+    /// The user.
+    pub user: UserId,
+    /// The user's name.
+    pub name: String,
+    /// `unix socket` or the token's label.
+    pub by: String,
+    /// The domain that apps live under.
+    pub domain: String,
+    /// The port visitors use, for printing addresses; 80 is left out.
+    pub port: u16,
+}
+
+/// Asks for a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRequest {
+    /// What it is for, in the user's words.
+    pub label: String,
+    /// When it ends; never if absent.
+    #[serde(default)]
+    pub expires: Option<Timestamp>,
+}
+
+/// A new token. The secret is shown this once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCreated {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub token: TokenView,
+    /// What goes after `Authorization: Bearer`.
+    pub secret: String,
+}
+
+/// What is known of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// Its id.
+    pub id: TokenId,
+    /// What it is for.
+    pub label: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it ends.
+    #[serde(default)]
+    pub expires: Option<Timestamp>,
+}
+
+/// An app, as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppView {
+    /// Its name.
+    pub name: AppName,
+    /// Its address, with scheme and port.
+    pub url: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// What the user wants of it.
+    pub wanted: Wanted,
+    /// The deployment that serves, if any.
+    pub live: Option<DeploymentView>,
+    /// A deployment on its way, if any.
+    pub pending: Option<DeploymentView>,
+    /// Its instances, with their own addresses.
+    pub instances: Vec<InstanceView>,
+}
+
+/// What the user wants of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wanted {
+    /// It should serve.
+    Running,
+    /// It was stopped by its user.
+    Stopped,
+}
+
+/// One version of an app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentView {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its app.
+    pub app: AppName,
+    /// Its type.
+    pub app_type: AppType,
+    /// Its own address.
+    pub url: String,
+    /// Its state, with why and since when.
+    #[serde(flatten)]
+    pub state: StateSince,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// Its image, once built.
+    pub image: Option<Digest>,
+    /// Why it failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// One instance with its place and address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// Where it runs.
+    pub node: NodeName,
+    /// Its own address for visitors.
+    pub url: String,
+    /// What the agent reports of it.
+    #[serde(flatten)]
+    pub status: InstanceStatus,
+}
+
+/// The environment of an app.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Names and values.
+    pub vars: BTreeMap<String, String>,
+}
+
+/// A change of the environment, which restarts the app without a gap.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvPatch {
+    /// Names to set.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Names to remove.
+    #[serde(default)]
+    pub unset: Vec<String>,
+}
+
+/// A line of an app's log, with the instance that wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppLogLine {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// What it wrote.
+    #[serde(flatten)]
+    pub line: LogLine,
+}
+
+/// What someone who follows a deploy is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "update", rename_all = "kebab-case")]
+pub enum DeploymentUpdate {
+    /// Its state changed.
+    State {
+        /// The deployment as it is now.
+        deployment: DeploymentView,
+    },
+    /// The build wrote a line.
+    Log {
+        /// The line.
+        line: LogLine,
+    },
+}
+
+/// What one node found when it was examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeChecks {
+    /// The node.
+    pub node: NodeName,
+    /// What was found; a single failure if the node does not answer.
+    pub checks: Vec<Check>,
+}

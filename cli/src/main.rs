@@ -1,0 +1,3 @@
+//! drowse, the command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! API, plans, reconcilers; and the router as a process of its own.

@@ -1,0 +1,1 @@
+//! The state: one trait, engines SQLite and memory.

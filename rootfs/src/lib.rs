@@ -1,0 +1,1 @@
+//! OCI layouts, digests, unpacking, overlay plans, runtime bundles and stacks.
