@@ -1,0 +1,291 @@
+//! The agent's configuration file, checked once into types that cannot be wrong.
+//!
+//! It knows nothing of what the values are used for, beyond the limits that the kernel sets on them.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use drowse_api::NodeName;
+use serde::Deserialize;
+
+/// The longest `run_dir`: `instances/ID/init.sock` under it must fit into a socket address (108 bytes with its end).
+const MAX_RUN_DIR: usize = 107 - "/instances/0123456789abcdef/init.sock".len();
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, lacks a value of the right type, or has a key that is not known.
+    #[error("the configuration {path} cannot be used: {message}")]
+    Form {
+        /// Which file.
+        path: PathBuf,
+        /// What and where, with the line.
+        message: String,
+    },
+    /// A value breaks a rule.
+    #[error("the configuration {path}: {key} {rule}")]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// The rule, as the rest of a sentence.
+        rule: String,
+    },
+}
+
+/// How this host's agent is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The node's name.
+    pub node: NodeName,
+    /// Images, instances, builds, users, events, sites.
+    pub data_dir: PathBuf,
+    /// The agent's socket and those of the inits.
+    pub run_dir: PathBuf,
+    /// The folder in every cgroup hierarchy that everything of this agent is in.
+    pub cgroup_root: String,
+    /// Addresses of instances.
+    pub address_range: AddressRange,
+    /// The nftables table (family inet).
+    pub table: String,
+    /// What the host ends of links begin with.
+    pub link_prefix: String,
+    /// The first host id of the first user's range.
+    pub first_host_id: u32,
+    /// The peer, beside root, that may use every call.
+    pub control_uid: u32,
+    /// The group of the socket.
+    pub control_gid: u32,
+    /// The peer that may use only the router's calls.
+    pub router_uid: u32,
+    /// Host ports that apps may reach.
+    pub router_ports: Vec<u16>,
+    /// Certificate authorities handed to builds and apps; the host's own if absent.
+    pub ca_bundle: Option<PathBuf>,
+    /// The resolver file handed to builds and apps; the host's own if absent.
+    pub resolv_conf: Option<PathBuf>,
+    /// Where the sibling programs are.
+    pub bin_dir: PathBuf,
+    /// The checkpoint program, where the host's own is not to be used.
+    pub criu: Option<PathBuf>,
+}
+
+/// A range of IPv4 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressRange {
+    /// The first address, with all host bits zero.
+    pub base: Ipv4Addr,
+    /// How many leading bits are fixed: 8 to 28.
+    pub prefix: u8,
+}
+
+/// The file as written; every key has the installed system's default.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    node: String,
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+    cgroup_root: String,
+    address_range: String,
+    table: String,
+    link_prefix: String,
+    first_host_id: u32,
+    control_uid: u32,
+    control_gid: u32,
+    router_uid: u32,
+    router_ports: Vec<u16>,
+    ca_bundle: Option<PathBuf>,
+    resolv_conf: Option<PathBuf>,
+    bin_dir: Option<PathBuf>,
+    criu: Option<PathBuf>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            node: "node-1".to_owned(),
+            data_dir: "/var/lib/drowse/agent".into(),
+            run_dir: "/run/drowse".into(),
+            cgroup_root: "drowse".to_owned(),
+            address_range: "10.83.0.0/16".to_owned(),
+            table: "drowse".to_owned(),
+            link_prefix: "dw".to_owned(),
+            first_host_id: 6_553_600,
+            control_uid: 990,
+            control_gid: 990,
+            router_uid: 991,
+            router_ports: vec![80, 443],
+            ca_bundle: None,
+            resolv_conf: None,
+            bin_dir: None,
+            criu: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Names the file, the key and the rule that it breaks.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text`, which was read from `path`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text)
+            .map_err(|e| ConfigError::Form { path: path.to_owned(), message: e.to_string().trim_end().to_owned() })?;
+        let value = |key, rule: String| ConfigError::Value { path: path.to_owned(), key, rule };
+        let node = NodeName::parse(file.node).map_err(|e| value("node", format!("is wrong: {e}")))?;
+        for (key, folder) in [("data_dir", &file.data_dir), ("run_dir", &file.run_dir)] {
+            if !folder.is_absolute() || folder.components().any(|part| part == std::path::Component::ParentDir) {
+                return Err(value(key, "must be an absolute path without ..".to_owned()));
+            }
+        }
+        let length = file.run_dir.as_os_str().len();
+        if length > MAX_RUN_DIR {
+            return Err(value(
+                "run_dir",
+                format!("has {length} bytes; sockets under it need it to have at most {MAX_RUN_DIR}"),
+            ));
+        }
+        if !file.cgroup_root.starts_with("drowse") || !is_word(&file.cgroup_root, 40) {
+            return Err(value("cgroup_root", "must begin with \"drowse\" and hold only a-z, 0-9, - and _".to_owned()));
+        }
+        if !is_word(&file.table, 31) {
+            return Err(value("table", "must be a word of at most 31 of a-z, 0-9, - and _".to_owned()));
+        }
+        if !is_word(&file.link_prefix, 4) {
+            return Err(value("link_prefix", "must be a word of at most 4 of a-z, 0-9, - and _".to_owned()));
+        }
+        if file.first_host_id < 65_536 {
+            return Err(value("first_host_id", "must be at least 65536: ids below belong to the host".to_owned()));
+        }
+        if file.control_uid == file.router_uid {
+            return Err(value(
+                "router_uid",
+                "must differ from control_uid, or the router could do everything".to_owned(),
+            ));
+        }
+        let bin_dir = file.bin_dir.or_else(own_folder).ok_or_else(|| {
+            value("bin_dir", "is not set, and the folder of the running program cannot be found".to_owned())
+        })?;
+        Ok(Self {
+            node,
+            data_dir: file.data_dir,
+            run_dir: file.run_dir,
+            cgroup_root: file.cgroup_root,
+            address_range: AddressRange::parse(&file.address_range).map_err(|rule| value("address_range", rule))?,
+            table: file.table,
+            link_prefix: file.link_prefix,
+            first_host_id: file.first_host_id,
+            control_uid: file.control_uid,
+            control_gid: file.control_gid,
+            router_uid: file.router_uid,
+            router_ports: file.router_ports,
+            ca_bundle: file.ca_bundle,
+            resolv_conf: file.resolv_conf,
+            bin_dir,
+            criu: file.criu,
+        })
+    }
+
+    /// The agent's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("agent.sock")
+    }
+}
+
+impl AddressRange {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no range of addresses; write for example 10.83.0.0/16");
+        let (base, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let base: Ipv4Addr = base.parse().map_err(|_| wrong())?;
+        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+        if !(8..=28).contains(&prefix) {
+            return Err(format!("{text:?} must fix 8 to 28 bits"));
+        }
+        if base.to_bits() & (u32::MAX >> prefix) != 0 {
+            return Err(format!(
+                "{text:?} has host bits set; the range begins at {}",
+                Ipv4Addr::from_bits(base.to_bits() & !(u32::MAX >> prefix))
+            ));
+        }
+        Ok(Self { base, prefix })
+    }
+}
+
+impl std::fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
+fn is_word(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+        && text.as_bytes()[0].is_ascii_lowercase()
+}
+
+fn own_folder() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("agent.toml")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_installed_system() {
+        let config = parse("").expect("defaults are right");
+        assert_eq!(config.socket(), Path::new("/run/drowse/agent.sock"));
+        assert_eq!(config.address_range.to_string(), "10.83.0.0/16");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = parse("nodde = \"x\"").expect_err("a typing error");
+        assert!(error.contains("nodde") && error.contains("agent.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_the_rule() {
+        for (text, key) in [
+            ("node = \"Node_1\"", "node"),
+            ("run_dir = \"run\"", "run_dir"),
+            ("cgroup_root = \"system\"", "cgroup_root"),
+            ("address_range = \"10.83.0.1/16\"", "address_range"),
+            ("address_range = \"ten\"", "address_range"),
+            ("link_prefix = \"toolong\"", "link_prefix"),
+            ("table = \"a b\"", "table"),
+            ("first_host_id = 0", "first_host_id"),
+            ("router_uid = 990", "router_uid"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(key), "{text}: {error}");
+        }
+        let long = format!("run_dir = \"/{}\"", "x".repeat(90));
+        assert!(parse(&long).expect_err("too long").contains("run_dir"));
+    }
+}
