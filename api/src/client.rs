@@ -93,9 +93,9 @@ impl Client {
     ) -> Result<T, Problem> {
         let body: Body = match body {
             None => Empty::new().map_err(|never| match never {}).boxed_unsync(),
-            Some(value) => Full::from(serde_json::to_vec(value).map_err(internal)?)
-                .map_err(|never| match never {})
-                .boxed_unsync(),
+            Some(value) => {
+                Full::from(serde_json::to_vec(value).map_err(internal)?).map_err(|never| match never {}).boxed_unsync()
+            }
         };
         within(CALL_TIMEOUT, self, async { self.read_json(self.send(method, path, body).await?).await }).await
     }
