@@ -1,1 +1,13 @@
 //! The visitors' HTTP router.
+//!
+//! It knows host names, instances and their addresses, and nothing of the store, of builds or of
+//! how an instance is run. Its table comes by a stream from the controller, addresses by a stream
+//! from the agent; both are kept in files, so that it serves with both of them gone.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod router;
+
+pub use config::{Limits, RouterConfig};
+pub use router::{Router, RouterError, run};
