@@ -4,6 +4,9 @@
 
 set -euo pipefail
 
+# Administrators' programs are not in everybody's PATH.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
 # The repository, wherever the script was called from.
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 target_dir="${CARGO_TARGET_DIR:-$root/target}"
