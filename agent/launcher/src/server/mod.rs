@@ -1,0 +1,1 @@
+//! The launcher itself: takes requests, forks a builder for each.

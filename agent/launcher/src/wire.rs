@@ -1,0 +1,207 @@
+//! Datagrams with descriptors, and payloads in sealed memory files.
+//!
+//! A request is one datagram: a header, then the payload's descriptor, the descriptor of the socket
+//! that the answer goes to, and those the request needs. With an answer socket per request no one
+//! waits for another's answer, and a builder that dies closes its own.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::message::{ProcessRequest, SandboxRequest};
+
+/// The most descriptors that the kernel passes in one message (`SCM_MAX_FD`).
+pub(crate) const MAX_DESCRIPTORS: usize = 253;
+/// The most bytes of a payload.
+const MAX_PAYLOAD: u64 = 8 << 20;
+/// The most bytes of an answer.
+pub(crate) const MAX_ANSWER: usize = 64 << 10;
+
+const MAGIC: [u8; 4] = *b"DLCH";
+const VERSION: u16 = 1;
+/// Bytes of a request's header.
+pub(crate) const HEADER_SIZE: usize = 8;
+
+/// What a payload holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// The program of init comes as the first descriptor.
+    Hello,
+    /// Init's cgroups, two logs, the exits, the listening socket.
+    Build { sandbox: Box<SandboxRequest>, cgroups: usize },
+    /// Init, the app's cgroups, stdout, stderr, stdin if there is one.
+    Start { process: Box<ProcessRequest>, cgroups: usize, stdin: bool },
+}
+
+/// What comes back, with the pidfd for a success of `Build` and `Start`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Done(Done),
+    Failed(Failure),
+}
+
+/// What was made.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) pid: i32,
+    pub(crate) start_time: u64,
+    pub(crate) pid_inside: i32,
+    /// What was asked for and could only be had in part.
+    pub(crate) shortfalls: Vec<Failure>,
+}
+
+/// The header of every request.
+pub(crate) fn header() -> [u8; HEADER_SIZE] {
+    let mut header = [0; HEADER_SIZE];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    header
+}
+
+/// Whether a header is of our version; else what is wrong with it.
+pub(crate) fn check_header(bytes: &[u8]) -> Result<(), String> {
+    if bytes.len() < HEADER_SIZE || bytes[..4] != MAGIC {
+        return Err("not a request to a launcher".to_owned());
+    }
+    let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+    if version != VERSION {
+        return Err(format!(
+            "the request has version {version}, this launcher speaks {VERSION}: agent and launcher are of different releases"
+        ));
+    }
+    Ok(())
+}
+
+/// A connected pair of datagram sockets that keep order and tell when the other end is gone.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends one datagram.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    loop {
+        match rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Receives one datagram into `buffer`: its length and descriptors; nothing if the peer is gone.
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(message) => break message,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let mut descriptors = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            descriptors.extend(rights);
+        }
+    }
+    if message.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
+        return Err(io::Error::other("a message was cut short: out of descriptors?"));
+    }
+    Ok((message.bytes > 0).then_some((message.bytes, descriptors)))
+}
+
+/// A memory file with these contents that nobody can change any more.
+pub(crate) fn sealed(name: &str, contents: &mut dyn Read, executable: bool) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let kind = if executable { MemfdFlags::EXEC } else { MemfdFlags::NOEXEC_SEAL };
+    let file = match rustix::fs::memfd_create(name, flags | kind) {
+        // Kernels before 6.3 know neither flag; there every memory file can be executed.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
+        other => other?,
+    };
+    let mut file = std::fs::File::from(file);
+    io::copy(contents, &mut file)?;
+    file.flush()?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// Whether nobody can change the file any more.
+pub(crate) fn is_sealed(file: impl AsFd) -> bool {
+    let wanted = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
+    rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(wanted))
+}
+
+/// Puts a request's payload into a sealed memory file.
+pub(crate) fn payload(request: &Request) -> io::Result<OwnedFd> {
+    let bytes = serde_json::to_vec(request)?;
+    sealed("drowse-request", &mut bytes.as_slice(), false)
+}
+
+/// Reads a request's payload.
+pub(crate) fn read_payload(file: OwnedFd) -> io::Result<Request> {
+    if !is_sealed(&file) {
+        return Err(io::Error::other("the payload is not sealed"));
+    }
+    let mut file = std::fs::File::from(file);
+    let size = file.metadata()?.len();
+    if size > MAX_PAYLOAD {
+        return Err(io::Error::other(format!("the payload has {size} bytes, more than {MAX_PAYLOAD}")));
+    }
+    file.rewind()?;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    file.read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_arrive_with_their_datagram() {
+        let (ours, theirs) = pair().unwrap();
+        let file = sealed("test", &mut b"hello".as_slice(), false).unwrap();
+        send(&ours, b"abc", &[file.as_fd()]).unwrap();
+        drop(ours);
+        let mut buffer = [0; 16];
+        let (length, descriptors) = receive(&theirs, &mut buffer).unwrap().unwrap();
+        assert_eq!(&buffer[..length], b"abc");
+        let mut file = std::fs::File::from(descriptors.into_iter().next().unwrap());
+        file.rewind().unwrap();
+        assert_eq!(io::read_to_string(file).unwrap(), "hello");
+        assert!(receive(&theirs, &mut buffer).unwrap().is_none(), "the peer is gone");
+    }
+
+    #[test]
+    fn a_payload_that_can_still_change_is_refused() {
+        let file = rustix::fs::memfd_create("open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::io::write(&file, b"\"Hello\"").unwrap();
+        assert!(read_payload(file).is_err());
+        assert!(matches!(read_payload(payload(&Request::Hello).unwrap()), Ok(Request::Hello)));
+    }
+
+    #[test]
+    fn a_header_of_another_release_is_named() {
+        assert!(check_header(&header()).is_ok());
+        let mut newer = header();
+        newer[4] = 9;
+        assert!(check_header(&newer).unwrap_err().contains("version 9"));
+        assert!(check_header(b"").is_err());
+    }
+}
