@@ -12,11 +12,12 @@ mod folder;
 mod options;
 mod server;
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::folder::Sites;
@@ -24,6 +25,9 @@ use crate::options::Options;
 
 /// Reads that would wait for the disk go to these threads; all else is done on the main thread.
 const DISK_THREADS: usize = 4;
+
+/// Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
+const QUEUE: u32 = 4096;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args_os().skip(1)) {
@@ -52,9 +56,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(("0.0.0.0", options.port))
-            .await
-            .with_context(|| format!("cannot listen on port {}", options.port))?;
+        let listener = listen(options.port).with_context(|| format!("cannot listen on port {}", options.port))?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
         let address = listener.local_addr().context("cannot read the own address")?;
@@ -68,6 +70,14 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .await;
         Ok(())
     })
+}
+
+/// Listens on every IPv4 address, with a queue for bursts of visitors.
+fn listen(port: u16) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv4Addr::UNSPECIFIED, port).into())?;
+    socket.listen(QUEUE)
 }
 
 /// Lifts the soft limit on descriptors to the hard one: a connection and a file for each visitor.
