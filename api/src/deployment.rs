@@ -5,7 +5,14 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{Digest, MemoryBytes};
+
+/// The largest folder that can be deployed: the sum of its files before compression, and so also
+/// the largest body of an upload.
+pub const MAX_SOURCE: MemoryBytes = MemoryBytes::gib(2);
+
+/// The most files, folders and links that a deployed folder can hold.
+pub const MAX_SOURCE_ENTRIES: usize = 200_000;
 
 /// What kind of app a deployment holds, which decides how it is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
