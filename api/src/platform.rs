@@ -92,6 +92,9 @@ pub struct AppView {
     pub live: Option<DeploymentView>,
     /// A deployment on its way, if any.
     pub pending: Option<DeploymentView>,
+    /// Why the newest restart, start or change of environment did not take effect, if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
     /// Its instances, with their own addresses.
     pub instances: Vec<InstanceView>,
 }
