@@ -5,11 +5,17 @@
 //! taken as hostile: every path is resolved by the kernel beneath one folder, every size has a
 //! cap, and what fails leaves nothing behind.
 
+#![forbid(unsafe_code)]
+
+pub mod archive;
 pub mod bundle;
+mod capture;
+mod digest;
 pub mod overlay;
 pub mod stacks;
 pub mod store;
+pub mod unpack;
 
 pub use drowse_api::Digest;
 pub use overlay::{IdRange, OverlayPlan};
-pub use store::{Image, ImageStore, Layer, StoreError};
+pub use store::{Image, ImageStore, Layer, StoreError, Tag};

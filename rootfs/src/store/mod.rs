@@ -1,14 +1,37 @@
-//! The content-addressed store.
-use std::fs::File;
-use std::io::Read;
+//! The images of a node: a content-addressed OCI image layout on disk, with its layers unpacked.
+//!
+//! ```text
+//! DIR/oci-layout, index.json     as the OCI image specification has them; tags are annotations
+//!     blobs/sha256/HEX           manifests, configurations, layers, uploads
+//!     layers/HEX                 unpacked layers, named by the digest of the uncompressed archive
+//!     tmp/                       what is being made; emptied when nobody else has the store open
+//!     lock, index.lock           file locks: users of the store, writers of the index
+//! ```
+//!
+//! Everything appears by rename after it was written, checked and synced, so that a crash leaves
+//! either the whole of it or nothing. Several processes may have one store open.
+
+mod blobs;
+mod compose;
+mod error;
+mod import;
+mod index;
+mod layers;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use drowse_api::Digest;
 use oci_spec::image::{ImageConfiguration, ImageManifest, MediaType};
+use rustix::fs::FlockOperation;
+use tempfile::TempDir;
 
-use crate::bundle::AllowList;
-use crate::overlay::IdRange;
+use error::At;
+pub use error::StoreError;
+pub use index::Tag;
 
 /// A layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,74 +59,78 @@ pub struct Image {
     pub layers: Vec<Layer>,
 }
 
-/// Why the store could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// x
-    #[error("unimplemented")]
-    Unimplemented,
-}
-
-/// The store.
+/// The images of a node. Clones share one store.
 #[derive(Debug, Clone)]
-pub struct ImageStore(Arc<PathBuf>);
+pub struct ImageStore {
+    inner: Arc<Inner>,
+}
 
-#[allow(missing_docs, clippy::missing_errors_doc, unused_variables)]
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    /// Layers that are being unpacked: whoever wants the same one waits. A plain lock, since what
+    /// happens under it is blocking work anyway.
+    unpacking: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    /// Held shared for as long as the store is open.
+    _lock: File,
+}
+
 impl ImageStore {
+    /// Opens the store in `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When `dir` cannot be made or written, or holds something else.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        Err(StoreError::Unimplemented)
+        for folder in ["", "blobs/sha256", "layers", "tmp"] {
+            let path = dir.join(folder);
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(&path).at("make", &path)?;
+        }
+        // Layers hold what users uploaded, with its owners: other users of the host stay out.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("protect", dir)?;
+        let lock_path = dir.join("lock");
+        let lock = File::options().create(true).append(true).open(&lock_path).at("open", &lock_path)?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            empty(&dir.join("tmp"))?;
+        }
+        rustix::fs::flock(&lock, FlockOperation::LockShared).at("lock", &lock_path)?;
+        let store = Self { inner: Arc::new(Inner { dir: dir.to_owned(), unpacking: Mutex::default(), _lock: lock }) };
+        store.write_layout_file()?;
+        store.read_index()?;
+        Ok(store)
     }
+
+    /// Where it is.
+    #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.0
+        &self.inner.dir
     }
-    pub fn put_blob(&self, reader: impl Read, expected: Option<&Digest>, limit: u64) -> Result<(Digest, u64), StoreError> {
-        Err(StoreError::Unimplemented)
+
+    /// A folder on the store's file system that is removed with the value.
+    pub(crate) fn temporary_folder(&self) -> Result<TempDir, StoreError> {
+        let tmp = self.dir().join("tmp");
+        tempfile::Builder::new().prefix("work-").tempdir_in(&tmp).at("make a folder in", &tmp)
     }
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn has_blob(&self, digest: &Digest) -> bool {
-        false
-    }
-    pub fn import_layout(&self, path: &Path, reference: Option<&str>) -> Result<Digest, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn image(&self, manifest: &Digest) -> Result<Image, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn unpack(&self, image: &Image) -> Result<Vec<PathBuf>, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn unpack_layers(&self, layers: &[Layer]) -> Result<Vec<PathBuf>, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn capture_layer(&self, upper: &Path, ids: IdRange, keep: &dyn Fn(&Path) -> bool) -> Result<Layer, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn layer_from_archive(&self, archive: File, prefix: &str, owner: u32) -> Result<Layer, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn compose(
-        &self,
-        base: Option<&Image>,
-        layers: &[Layer],
-        change: &dyn Fn(&mut ImageConfiguration),
-    ) -> Result<Digest, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn tag(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn untag(&self, name: &str) -> Result<(), StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn tagged(&self, name: &str) -> Result<Option<Digest>, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn tags(&self) -> Result<Vec<(String, Digest)>, StoreError> {
-        Err(StoreError::Unimplemented)
-    }
-    pub fn import_bundle(&self, dir: &Path, allow: &AllowList) -> Result<Digest, StoreError> {
-        Err(StoreError::Unimplemented)
+
+    /// Makes the rename of something in `folder` durable.
+    fn sync_folder(&self, folder: &str) -> Result<(), StoreError> {
+        let path = self.dir().join(folder);
+        File::open(&path).and_then(|folder| folder.sync_all()).at("sync", &path)
     }
 }
+
+/// Removes what a crash left behind.
+fn empty(folder: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(folder).at("read", folder)? {
+        let entry = entry.at("read", folder)?;
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            _ => fs::remove_file(&path),
+        };
+        removed.at("remove", &path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
