@@ -1,0 +1,245 @@
+//! Control groups without a kernel: every change is recorded, and tests say what happens inside.
+//!
+//! No real process is ever touched: pids here are numbers that a test made up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use drowse_api::instance::Limits;
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files};
+
+/// One change that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// `create`, with its limits.
+    Create(Place, Limits),
+    /// `kill_app`.
+    KillApp(Place),
+    /// `kill_all`.
+    KillAll(Place),
+    /// `freeze`.
+    Freeze(Place),
+    /// `thaw`.
+    Thaw(Place),
+    /// `remove`.
+    Remove(Place),
+    /// `remove_root`.
+    RemoveRoot,
+}
+
+/// Control groups without a kernel.
+#[derive(Debug, Default)]
+pub struct Fake {
+    // A std lock, for what tests and the tested code do at once; never held over a wait.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    groups: BTreeMap<Place, Group>,
+    calls: Vec<Call>,
+}
+
+#[derive(Debug)]
+struct Group {
+    limits: Limits,
+    init: BTreeSet<i32>,
+    app: BTreeSet<i32>,
+    frozen: bool,
+    oom_kills: u64,
+    memory: u64,
+    watchers: Vec<OwnedFd>,
+}
+
+impl Fake {
+    /// Nothing made yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Every change that was asked for, in order.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
+    }
+
+    /// As if a process had attached itself. False if the place is not there.
+    pub fn enter(&self, place: &Place, leaf: Leaf, pid: i32) -> bool {
+        let mut state = self.lock();
+        let group = state.groups.get_mut(place);
+        group.map(|group| group.leaf(leaf).insert(pid)).is_some()
+    }
+
+    /// As if a process had ended.
+    pub fn exit(&self, pid: i32) {
+        for group in self.lock().groups.values_mut() {
+            group.init.remove(&pid);
+            group.app.remove(&pid);
+        }
+    }
+
+    /// As if the app used so much memory.
+    pub fn set_memory(&self, place: &Place, bytes: u64) {
+        if let Some(group) = self.lock().groups.get_mut(place) {
+            group.memory = bytes;
+        }
+    }
+
+    /// As if the kernel had killed this process of the app at its memory limit, and only this one, as
+    /// on a hybrid host.
+    pub fn kill_for_memory(&self, place: &Place, pid: i32) {
+        if let Some(group) = self.lock().groups.get_mut(place)
+            && group.app.remove(&pid)
+        {
+            group.oom_kills += 1;
+            for watcher in &group.watchers {
+                // A counter that is full is still readable, which is all that a watcher needs.
+                let _ = rustix::io::write(watcher, &1_u64.to_ne_bytes());
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, place: &Place, look: impl FnOnce(&mut Group) -> T) -> Result<T, CgroupError> {
+        self.lock().groups.get_mut(place).map(look).ok_or_else(|| missing(place))
+    }
+}
+
+impl Group {
+    fn new(limits: Limits) -> Self {
+        let (init, app) = (BTreeSet::new(), BTreeSet::new());
+        Self { limits, init, app, frozen: false, oom_kills: 0, memory: 0, watchers: Vec::new() }
+    }
+
+    fn leaf(&mut self, leaf: Leaf) -> &mut BTreeSet<i32> {
+        match leaf {
+            Leaf::Init => &mut self.init,
+            Leaf::App => &mut self.app,
+        }
+    }
+}
+
+fn missing(place: &Place) -> CgroupError {
+    files::failed("open", &path(place))(io::ErrorKind::NotFound.into())
+}
+
+fn path(place: &Place) -> PathBuf {
+    Path::new("/fake").join(place.folder())
+}
+
+impl Cgroups for Fake {
+    fn layout(&self) -> Layout {
+        Layout::Fake
+    }
+
+    fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
+        let mut state = self.lock();
+        state.calls.push(Call::Create(place.clone(), *limits));
+        state.groups.entry(place.clone()).or_insert_with(|| Group::new(*limits)).limits = *limits;
+        Ok(())
+    }
+
+    fn open_procs(&self, place: &Place, _leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
+        self.with(place, |_| ())?;
+        let null = Path::new("/dev/null");
+        Ok(vec![OpenOptions::new().write(true).open(null).map_err(files::failed("open", null))?.into()])
+    }
+
+    fn kill_app(&self, place: &Place) -> Result<(), CgroupError> {
+        let mut state = self.lock();
+        state.calls.push(Call::KillApp(place.clone()));
+        if let Some(group) = state.groups.get_mut(place) {
+            group.app.clear();
+        }
+        Ok(())
+    }
+
+    fn kill_all(&self, place: &Place) -> Result<(), CgroupError> {
+        let mut state = self.lock();
+        state.calls.push(Call::KillAll(place.clone()));
+        if let Some(group) = state.groups.get_mut(place) {
+            group.app.clear();
+            group.init.clear();
+        }
+        Ok(())
+    }
+
+    fn processes(&self, place: &Place, leaf: Leaf) -> Result<Vec<i32>, CgroupError> {
+        Ok(self.with(place, |group| group.leaf(leaf).iter().copied().collect()).unwrap_or_default())
+    }
+
+    fn is_populated(&self, place: &Place, leaf: Leaf) -> Result<bool, CgroupError> {
+        Ok(!self.processes(place, leaf)?.is_empty())
+    }
+
+    fn freeze(&self, place: &Place) -> Result<(), CgroupError> {
+        self.lock().calls.push(Call::Freeze(place.clone()));
+        self.with(place, |group| group.frozen = true)
+    }
+
+    fn thaw(&self, place: &Place) -> Result<(), CgroupError> {
+        self.lock().calls.push(Call::Thaw(place.clone()));
+        self.with(place, |group| group.frozen = false)
+    }
+
+    fn is_frozen(&self, place: &Place) -> Result<bool, CgroupError> {
+        self.with(place, |group| group.frozen)
+    }
+
+    fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
+        self.with(place, |group| group.oom_kills)
+    }
+
+    fn watch_oom(&self, place: &Place) -> Result<OwnedFd, CgroupError> {
+        let failed = |error: io::Error| files::failed("watch", &path(place))(error);
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
+        let copy = event.try_clone().map_err(failed)?;
+        self.with(place, |group| group.watchers.push(event))?;
+        Ok(copy)
+    }
+
+    fn usage(&self, place: &Place) -> Result<Usage, CgroupError> {
+        self.with(place, |group| Usage {
+            memory: group.memory,
+            pids: (group.init.len() + group.app.len()) as u64,
+            ..Usage::default()
+        })
+    }
+
+    fn limits(&self, place: &Place) -> Result<Limits, CgroupError> {
+        self.with(place, |group| group.limits)
+    }
+
+    fn remove(&self, place: &Place) -> Result<(), CgroupError> {
+        let mut state = self.lock();
+        state.calls.push(Call::Remove(place.clone()));
+        if state.groups.get(place).is_some_and(|group| !group.init.is_empty() || !group.app.is_empty()) {
+            return Err(files::failed("remove", &path(place))(io::Error::from_raw_os_error(libc::EBUSY)));
+        }
+        state.groups.remove(place);
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<Place>, CgroupError> {
+        Ok(self.lock().groups.keys().cloned().collect())
+    }
+
+    fn remove_root(&self) -> Result<(), CgroupError> {
+        let mut state = self.lock();
+        state.calls.push(Call::RemoveRoot);
+        match state.groups.keys().next() {
+            Some(place) => Err(files::failed("remove", &path(place))(io::Error::from_raw_os_error(libc::EBUSY))),
+            None => Ok(()),
+        }
+    }
+}

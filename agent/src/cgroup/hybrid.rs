@@ -1,0 +1,214 @@
+//! Hosts whose memory, pids and cpu controllers are version 1 hierarchies of their own, beside a
+//! version 2 tree without them.
+//!
+//! The same folders are made in every hierarchy. Limits are version 1 files; freezing, killing and
+//! events are version 2 files. The kernel has no group kill there: at the limit it kills one process,
+//! and whoever watches the count finishes the group.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use drowse_api::MemoryBytes;
+use drowse_api::instance::Limits;
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::controllers::{self, Version};
+use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files, strays, tree, unified};
+
+/// Where the hierarchies of a hybrid host are mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounts {
+    /// The version 2 tree.
+    pub unified: PathBuf,
+    /// Version 1 memory.
+    pub memory: PathBuf,
+    /// Version 1 pids.
+    pub pids: PathBuf,
+    /// Version 1 cpu.
+    pub cpu: PathBuf,
+}
+
+/// The trees of a hybrid host.
+#[derive(Debug)]
+pub struct Hybrid {
+    unified: PathBuf,
+    memory: PathBuf,
+    pids: PathBuf,
+    cpu: PathBuf,
+    // A std lock, held over a few calls to the kernel: a slice must not be removed as empty while
+    // another place is made in it.
+    shape: Mutex<()>,
+}
+
+impl Hybrid {
+    /// The trees named `name` in every mount, made now.
+    ///
+    /// # Errors
+    /// If one cannot be made.
+    pub fn open(mounts: &Mounts, name: &str) -> Result<Self, CgroupError> {
+        let hybrid = Self {
+            unified: mounts.unified.join(name),
+            memory: mounts.memory.join(name),
+            pids: mounts.pids.join(name),
+            cpu: mounts.cpu.join(name),
+            shape: Mutex::new(()),
+        };
+        hybrid.roots().iter().try_for_each(|root| files::make(root))?;
+        count_children_too(&hybrid.memory)?;
+        Ok(hybrid)
+    }
+
+    /// Every hierarchy's root, each once: cpu and memory may be mounted together.
+    fn roots(&self) -> Vec<PathBuf> {
+        let mut roots = Vec::new();
+        for root in [&self.memory, &self.pids, &self.cpu, &self.unified] {
+            if !roots.contains(root) {
+                roots.push(root.clone());
+            }
+        }
+        roots
+    }
+
+    fn leaf(&self, place: &Place, leaf: Leaf) -> PathBuf {
+        self.unified.join(place.folder()).join(leaf.folder())
+    }
+
+    /// A process may be in some hierarchies and not yet, or not any more, in the unified one.
+    fn kill_strays(&self, place: &Place, leaf: Leaf) -> Result<(), CgroupError> {
+        for root in [&self.memory, &self.pids, &self.cpu] {
+            strays::kill(&root.join(place.folder()).join(leaf.folder()))?;
+        }
+        Ok(())
+    }
+}
+
+/// On kernels before 5.11 a memory group counts its children only if told so before it has any.
+fn count_children_too(group: &std::path::Path) -> Result<(), CgroupError> {
+    let path = group.join("memory.use_hierarchy");
+    match files::if_there(files::read_number(&path))? {
+        Some(0) => files::write_checked(&path, "1"),
+        _ => Ok(()),
+    }
+}
+
+impl Cgroups for Hybrid {
+    fn layout(&self) -> Layout {
+        Layout::Hybrid
+    }
+
+    fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
+        let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        for root in self.roots() {
+            files::make(&root.join(place.slice().folder()))?;
+            files::make(&root.join(place.folder()))?;
+        }
+        count_children_too(&self.memory.join(place.slice().folder()))?;
+        let memory = self.memory.join(place.folder());
+        count_children_too(&memory)?;
+        controllers::set_memory(&memory, Version::V1, limits.memory.0)?;
+        controllers::set_pids(&self.pids.join(place.folder()), Version::V1, limits.pids)?;
+        controllers::set_cpu_weight(&self.cpu.join(place.folder()), Version::V1, limits.cpu_weight)?;
+        for leaf in Leaf::ALL {
+            for root in self.roots() {
+                files::make(&root.join(place.folder()).join(leaf.folder()))?;
+            }
+            // Each group's own value counts when its pages are looked at: no page of it goes to swap.
+            files::write_checked(&memory.join(leaf.folder()).join("memory.swappiness"), "0")?;
+        }
+        files::write_checked(&memory.join("memory.swappiness"), "0")
+    }
+
+    fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
+        let open = |root: &PathBuf| files::open_procs(&root.join(place.folder()).join(leaf.folder()));
+        self.roots().iter().map(open).collect()
+    }
+
+    fn kill_app(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::kill(&self.leaf(place, Leaf::App))?;
+        self.kill_strays(place, Leaf::App)
+    }
+
+    fn kill_all(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::kill(&self.unified.join(place.folder()))?;
+        Leaf::ALL.into_iter().try_for_each(|leaf| self.kill_strays(place, leaf))
+    }
+
+    fn processes(&self, place: &Place, leaf: Leaf) -> Result<Vec<i32>, CgroupError> {
+        let mut pids = Vec::new();
+        for root in self.roots() {
+            pids.extend(files::pids(&root.join(place.folder()).join(leaf.folder()))?);
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    fn is_populated(&self, place: &Place, leaf: Leaf) -> Result<bool, CgroupError> {
+        Ok(unified::is_populated(&self.leaf(place, leaf))? || !self.processes(place, leaf)?.is_empty())
+    }
+
+    fn freeze(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::set_frozen(&self.leaf(place, Leaf::App), true)
+    }
+
+    fn thaw(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::set_frozen(&self.leaf(place, Leaf::App), false)
+    }
+
+    fn is_frozen(&self, place: &Place) -> Result<bool, CgroupError> {
+        unified::is_frozen(&self.leaf(place, Leaf::App))
+    }
+
+    fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
+        // Version 1 counts a kill only in the group that the killed process was in.
+        let group = self.memory.join(place.folder());
+        let count = |leaf: Leaf| files::read_key(&group.join(leaf.folder()).join("memory.oom_control"), "oom_kill");
+        Ok(count(Leaf::Init)? + count(Leaf::App)?)
+    }
+
+    fn watch_oom(&self, place: &Place) -> Result<OwnedFd, CgroupError> {
+        // A group is told of the limits above it too, so watching the leaf sees every one.
+        let group = self.memory.join(place.folder()).join(Leaf::App.folder());
+        let path = group.join("memory.oom_control");
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| files::failed("make a notice for", &path)(error.into()))?;
+        let control = files::open(&path)?;
+        files::write(&group.join("cgroup.event_control"), &format!("{} {}", event.as_raw_fd(), control.as_raw_fd()))?;
+        Ok(event)
+    }
+
+    fn usage(&self, place: &Place) -> Result<Usage, CgroupError> {
+        let memory = self.memory.join(place.folder());
+        Ok(Usage {
+            memory: files::read_number(&memory.join("memory.usage_in_bytes"))?,
+            peak: files::if_there(files::read_number(&memory.join("memory.max_usage_in_bytes")))?,
+            pids: files::read_number(&self.pids.join(place.folder()).join("pids.current"))?,
+            cpu: unified::cpu_time(&self.unified.join(place.folder()))?,
+        })
+    }
+
+    fn limits(&self, place: &Place) -> Result<Limits, CgroupError> {
+        Ok(Limits {
+            memory: MemoryBytes(controllers::memory(&self.memory.join(place.folder()), Version::V1)?),
+            pids: controllers::pids(&self.pids.join(place.folder()))?,
+            cpu_weight: controllers::cpu_weight(&self.cpu.join(place.folder()), Version::V1)?,
+        })
+    }
+
+    fn remove(&self, place: &Place) -> Result<(), CgroupError> {
+        for root in self.roots() {
+            files::remove_tree(&root.join(place.folder()))?;
+        }
+        let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.roots().iter().try_for_each(|root| files::remove_if_empty(&root.join(place.slice().folder())))
+    }
+
+    fn list(&self) -> Result<Vec<Place>, CgroupError> {
+        tree::places(&self.roots())
+    }
+
+    fn remove_root(&self) -> Result<(), CgroupError> {
+        tree::remove_root(&self.roots())
+    }
+}

@@ -1,0 +1,165 @@
+//! Hosts with one version 2 hierarchy that has the memory, pids and cpu controllers.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use drowse_api::MemoryBytes;
+use drowse_api::instance::Limits;
+use rustix::fs::inotify;
+
+use super::controllers::{self, Version};
+use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files, tree, unified};
+
+/// The tree of a version 2 host.
+#[derive(Debug)]
+pub struct V2 {
+    root: PathBuf,
+    // A std lock, held over a few calls to the kernel: a slice must not be removed as empty while
+    // another place is made in it.
+    shape: Mutex<()>,
+}
+
+impl V2 {
+    /// The tree at `mount/name`, made now.
+    ///
+    /// # Errors
+    /// If it cannot be made, or the controllers cannot be enabled in it.
+    pub fn open(mount: &Path, name: &str) -> Result<Self, CgroupError> {
+        let root = mount.join(name);
+        enable(mount, CONTROLLERS)?;
+        files::make(&root)?;
+        enable(&root, CONTROLLERS)?;
+        Ok(Self { root, shape: Mutex::new(()) })
+    }
+
+    fn group(&self, place: &Place) -> PathBuf {
+        self.root.join(place.folder())
+    }
+
+    fn leaf(&self, place: &Place, leaf: Leaf) -> PathBuf {
+        self.group(place).join(leaf.folder())
+    }
+}
+
+const CONTROLLERS: &[&str] = &["cpu", "memory", "pids"];
+
+/// Enables controllers for the children of `group`, and reads back that they are.
+fn enable(group: &Path, wanted: &[&str]) -> Result<(), CgroupError> {
+    let path = group.join("cgroup.subtree_control");
+    let missing = |text: &str| wanted.iter().any(|name| !text.split_ascii_whitespace().any(|there| there == *name));
+    if !missing(&files::read(&path)?) {
+        return Ok(());
+    }
+    let request = wanted.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+    files::write(&path, &request)?;
+    let found = files::read(&path)?;
+    if missing(&found) {
+        return Err(CgroupError::NotTaken { path, wanted: request, found: found.trim().to_owned() });
+    }
+    Ok(())
+}
+
+impl Cgroups for V2 {
+    fn layout(&self) -> Layout {
+        Layout::V2
+    }
+
+    fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
+        let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        let slice = self.root.join(place.slice().folder());
+        files::make(&slice)?;
+        enable(&slice, CONTROLLERS)?;
+        let group = self.group(place);
+        files::make(&group)?;
+        controllers::set_memory(&group, Version::V2, limits.memory.0)?;
+        controllers::set_pids(&group, Version::V2, limits.pids)?;
+        controllers::set_cpu_weight(&group, Version::V2, limits.cpu_weight)?;
+        // Not there on a kernel without swap, which then needs no limit.
+        files::if_there(files::write_checked(&group.join("memory.swap.max"), "0"))?;
+        enable(&group, &["memory"])?;
+        for leaf in Leaf::ALL {
+            files::make(&self.leaf(place, leaf))?;
+        }
+        files::write_checked(&self.leaf(place, Leaf::App).join("memory.oom.group"), "1")
+    }
+
+    fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
+        Ok(vec![files::open_procs(&self.leaf(place, leaf))?])
+    }
+
+    fn kill_app(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::kill(&self.leaf(place, Leaf::App))
+    }
+
+    fn kill_all(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::kill(&self.group(place))
+    }
+
+    fn processes(&self, place: &Place, leaf: Leaf) -> Result<Vec<i32>, CgroupError> {
+        files::pids(&self.leaf(place, leaf))
+    }
+
+    fn is_populated(&self, place: &Place, leaf: Leaf) -> Result<bool, CgroupError> {
+        unified::is_populated(&self.leaf(place, leaf))
+    }
+
+    fn freeze(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::set_frozen(&self.leaf(place, Leaf::App), true)
+    }
+
+    fn thaw(&self, place: &Place) -> Result<(), CgroupError> {
+        unified::set_frozen(&self.leaf(place, Leaf::App), false)
+    }
+
+    fn is_frozen(&self, place: &Place) -> Result<bool, CgroupError> {
+        unified::is_frozen(&self.leaf(place, Leaf::App))
+    }
+
+    fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
+        files::read_key(&self.group(place).join("memory.events"), "oom_kill")
+    }
+
+    fn watch_oom(&self, place: &Place) -> Result<OwnedFd, CgroupError> {
+        let path = self.group(place).join("memory.events");
+        let watch = || {
+            let notices = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+            inotify::add_watch(&notices, &path, inotify::WatchFlags::MODIFY)?;
+            Ok::<_, rustix::io::Errno>(notices)
+        };
+        watch().map_err(|error: rustix::io::Errno| files::failed("watch", &path)(error.into()))
+    }
+
+    fn usage(&self, place: &Place) -> Result<Usage, CgroupError> {
+        let group = self.group(place);
+        Ok(Usage {
+            memory: files::read_number(&group.join("memory.current"))?,
+            peak: files::if_there(files::read_number(&group.join("memory.peak")))?,
+            pids: files::read_number(&group.join("pids.current"))?,
+            cpu: unified::cpu_time(&group)?,
+        })
+    }
+
+    fn limits(&self, place: &Place) -> Result<Limits, CgroupError> {
+        let group = self.group(place);
+        Ok(Limits {
+            memory: MemoryBytes(controllers::memory(&group, Version::V2)?),
+            pids: controllers::pids(&group)?,
+            cpu_weight: controllers::cpu_weight(&group, Version::V2)?,
+        })
+    }
+
+    fn remove(&self, place: &Place) -> Result<(), CgroupError> {
+        files::remove_tree(&self.group(place))?;
+        let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        files::remove_if_empty(&self.root.join(place.slice().folder()))
+    }
+
+    fn list(&self) -> Result<Vec<Place>, CgroupError> {
+        tree::places(std::slice::from_ref(&self.root))
+    }
+
+    fn remove_root(&self) -> Result<(), CgroupError> {
+        tree::remove_root(std::slice::from_ref(&self.root))
+    }
+}
