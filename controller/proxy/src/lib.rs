@@ -6,8 +6,26 @@
 
 #![forbid(unsafe_code)]
 
+mod admit;
+mod body;
 mod config;
+mod control;
+mod cookies;
+mod fault;
+mod forward;
+mod gate;
+mod headers;
+mod host;
+mod instance;
+mod io;
+mod picture;
 mod router;
+mod saved;
+mod shared;
+mod stall;
+mod tunnel;
+mod upstream;
+mod worker;
 
 pub use config::{Limits, RouterConfig};
 pub use router::{Router, RouterError, run};

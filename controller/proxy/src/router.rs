@@ -1,8 +1,26 @@
 //! The router as a running thing: its threads, its listeners, its end.
 
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use drowse_api::client::Client;
+use tokio::runtime::Builder;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::RouterConfig;
+use crate::control::Control;
+use crate::instance::Instance;
+use crate::picture::Picture;
+use crate::saved::Saved;
+use crate::shared::Shared;
+use crate::worker::Worker;
 
 /// Why the router could not start.
 #[derive(Debug, thiserror::Error)]
@@ -15,11 +33,17 @@ pub enum RouterError {
         /// Why.
         source: std::io::Error,
     },
+    /// A listener that was handed over cannot be used.
+    #[error("cannot use a listener that was handed over")]
+    HandedOver {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The folder for the last known table cannot be used.
     #[error("cannot use the router's folder {}", path.display())]
     DataDir {
         /// The folder.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
@@ -35,6 +59,8 @@ pub enum RouterError {
 #[derive(Debug)]
 pub struct Router {
     addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Router {
@@ -43,8 +69,52 @@ impl Router {
     ///
     /// # Errors
     /// When an address is taken, the folder cannot be used, or threads cannot be made.
-    pub fn start(_config: RouterConfig, _open: Vec<TcpListener>) -> Result<Router, RouterError> {
-        Ok(Router { addresses: Vec::new() })
+    pub fn start(config: RouterConfig, open: Vec<TcpListener>) -> Result<Router, RouterError> {
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|source| RouterError::DataDir { path: config.data_dir.clone(), source })?;
+        let listeners = listeners(&config, open)?;
+        let mut addresses = Vec::new();
+        for listener in &listeners {
+            addresses.push(listener.local_addr().map_err(|source| RouterError::HandedOver { source })?);
+        }
+        let workers =
+            config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+        let emptied = Arc::new(Notify::new());
+        let shared = Arc::new(Shared {
+            limits: config.limits.clone(),
+            picture: ArcSwap::from_pointee(Picture::default()),
+            changed: watch::channel(()).0,
+            api: Instance::new(None, config.api_address, workers, Arc::clone(&emptied)),
+            turn: AtomicUsize::new(0),
+            open: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            ended: Notify::new(),
+            draining: CancellationToken::new(),
+            ending: CancellationToken::new(),
+        });
+        let mut control = Control {
+            shared: Arc::clone(&shared),
+            controller: Client::unix(&config.controller_socket),
+            agent: Client::unix(&config.agent_socket),
+            saved_table: Saved::new(&config.data_dir, "routes.json", "drowse-router-routes"),
+            saved_endpoints: Saved::new(&config.data_dir, "endpoints.json", "drowse-router-endpoints"),
+            node: config.node,
+            table: None,
+            endpoints: Default::default(),
+            retired: Vec::new(),
+            emptied,
+        };
+        // Before the first visitor is accepted.
+        control.restore();
+        let mut router = Router { addresses, shared, threads: Vec::new() };
+        router.spawn("router-control", move || control.run())?;
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        for (index, inbox) in receivers.into_iter().enumerate() {
+            let worker = Worker { index, shared: Arc::clone(&router.shared), inboxes: inboxes.clone() };
+            let own = listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>();
+            let own = own.map_err(|source| RouterError::HandedOver { source })?;
+            router.spawn(&format!("router-{index}"), move || worker.run(own, inbox))?;
+        }
+        Ok(router)
     }
 
     /// The addresses visitors can connect to.
@@ -54,7 +124,65 @@ impl Router {
     }
 
     /// Stops accepting, lets requests in flight finish within the limit, and ends. Blocks.
-    pub fn stop(self) {}
+    pub fn stop(mut self) {
+        self.shared.draining.cancel();
+        let deadline = Instant::now() + self.shared.limits.drain();
+        while self.shared.connections() > 0 && Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shared.draining.cancel();
+        self.shared.ending.cancel();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the router had panicked");
+            }
+        }
+    }
+
+    fn spawn<F>(&mut self, name: &str, work: impl FnOnce() -> F + Send + 'static) -> Result<(), RouterError>
+    where
+        F: Future<Output = ()>,
+    {
+        let failed = |source| RouterError::EventLoop { source };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let running = thread.spawn(move || runtime.block_on(work())).map_err(failed)?;
+        self.threads.push(running);
+        Ok(())
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn listeners(config: &RouterConfig, open: Vec<TcpListener>) -> Result<Vec<TcpListener>, RouterError> {
+    let listeners = if open.is_empty() {
+        let listen = |address: &SocketAddr| {
+            listen_on(*address).map_err(|source| RouterError::Listen { address: *address, source })
+        };
+        config.listen.iter().map(listen).collect::<Result<Vec<_>, _>>()?
+    } else {
+        open
+    };
+    for listener in &listeners {
+        listener.set_nonblocking(true).map_err(|source| RouterError::HandedOver { source })?;
+    }
+    Ok(listeners)
+}
+
+/// A listener with a queue longer than the standard library's 128.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    // Asking a listening socket to listen again only changes the length of its queue.
+    rustix::net::listen(&listener, 4096)?;
+    Ok(listener)
 }
 
 /// Runs a router until `shutdown` is ready, then lets requests in flight finish. `open` listeners

@@ -1,0 +1,74 @@
+//! WebSocket and other upgrades. A tunnel is opened only after the instance's own 101: until then
+//! what the visitor sends is not passed on, so that it cannot smuggle a request past the router.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use crate::body::ResponseBody;
+use crate::headers;
+use crate::instance::Ticket;
+
+/// A visitor's wish to speak another protocol.
+pub(crate) struct Request {
+    protocol: HeaderValue,
+    visitor: OnUpgrade,
+}
+
+/// The instance switched to something that was not asked for.
+pub(crate) struct NotAsked;
+
+impl Request {
+    /// The wish in a request, if there is one that we pass on. `h2c` is not: it would open HTTP
+    /// past the router's checks.
+    pub(crate) fn take<B>(request: &mut http::Request<B>) -> Option<Self> {
+        let headers = request.headers();
+        if request.version() != Version::HTTP_11 || !headers::connection_names(headers, b"upgrade") {
+            return None;
+        }
+        let protocol = headers.get(header::UPGRADE)?;
+        if headers::tokens(protocol.as_bytes()).any(|name| name.to_ascii_lowercase().starts_with(b"h2")) {
+            return None;
+        }
+        let protocol = protocol.clone();
+        Some(Self { protocol, visitor: hyper::upgrade::on(request) })
+    }
+
+    /// Puts the wish into the head for the instance.
+    pub(crate) fn ask(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, self.protocol.clone());
+    }
+
+    /// The instance agreed: joins both sides, for as long as both keep the connection open.
+    pub(crate) fn open(
+        self,
+        mut response: Response<Incoming>,
+        ticket: Ticket,
+    ) -> Result<Response<ResponseBody>, NotAsked> {
+        let agreed = response.headers().get(header::UPGRADE).cloned().ok_or(NotAsked)?;
+        let asked =
+            |name: &[u8]| headers::tokens(self.protocol.as_bytes()).any(|asked| asked.eq_ignore_ascii_case(name));
+        if !headers::tokens(agreed.as_bytes()).all(asked) {
+            return Err(NotAsked);
+        }
+        let instance = hyper::upgrade::on(&mut response);
+        let visitor = self.visitor;
+        tokio::spawn(async move {
+            let _inside = ticket;
+            let Ok((visitor, instance)) = futures_util::future::try_join(visitor, instance).await else { return };
+            // How it ended is known to both sides already.
+            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(visitor), &mut TokioIo::new(instance)).await;
+        });
+        let mut headers = std::mem::take(response.headers_mut());
+        headers::remove_hop_by_hop(&mut headers);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, agreed);
+        let mut answer = Response::new(ResponseBody::Own(None));
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.headers_mut() = headers;
+        Ok(answer)
+    }
+}
