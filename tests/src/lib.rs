@@ -1,1 +1,14 @@
-//! System tests and benchmarks.
+//! System tests and benchmarks: a whole Drowse of its own for each test, and what tests do with it.
+//!
+//! A test starts a [`World`](world::World): agent, controller and router as real processes with
+//! folders, addresses, cgroups and tables that nothing else uses. It deploys apps, visits them
+//! through the router, kills daemons, reboots; and whatever happens, nothing stays behind.
+
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "what tests and benchmarks say is for whoever runs them")]
+
+pub mod apps;
+pub mod http;
+pub mod load;
+pub mod machine;
+pub mod wait;
+pub mod world;

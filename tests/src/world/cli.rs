@@ -1,0 +1,101 @@
+//! The command line as users run it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::World;
+use crate::machine;
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Cli {
+    /// Its exit code; absent if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed as its result.
+    pub stdout: String,
+    /// What it said beside.
+    pub stderr: String,
+}
+
+impl Cli {
+    /// The result, if the command succeeded.
+    ///
+    /// # Panics
+    /// When it did not, with all it said.
+    #[must_use]
+    pub fn ok(self) -> String {
+        assert!(self.code == Some(0), "it ended with {:?}:\n{}{}", self.code, self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// The result as JSON, if the command succeeded.
+    ///
+    /// # Panics
+    /// When it did not, or printed something else.
+    #[must_use]
+    pub fn json(self) -> serde_json::Value {
+        let text = self.ok();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e} in {text:?}"))
+    }
+
+    /// The message on stderr, if the command failed with this exit code: one clear error, no panic.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[must_use]
+    pub fn fails_with(self, code: i32) -> String {
+        assert!(self.code == Some(code), "it ended with {:?}, not {code}:\n{}{}", self.code, self.stdout, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        assert!(!self.stderr.trim().is_empty(), "it failed without a word");
+        self.stderr
+    }
+}
+
+impl World {
+    /// Runs `drowse` as root on the controller's Unix socket, without a terminal.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn drowse(&self, arguments: &[&str]) -> Cli {
+        self.drowse_in(self.base(), arguments)
+    }
+
+    /// As [`drowse`](Self::drowse), from within a folder.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn drowse_in(&self, folder: &Path, arguments: &[&str]) -> Cli {
+        let mut command = Command::new(machine::bin_dir().join("drowse"));
+        command
+            .args(arguments)
+            .current_dir(folder)
+            .env_remove("NO_COLOR")
+            .env("DROWSE_SOCKET", self.names().controller_socket())
+            // Nobody's login is used or overwritten.
+            .env("XDG_CONFIG_HOME", self.base().join("config"))
+            .env("HOME", self.base().join("home"));
+        output(command)
+    }
+}
+
+/// Runs one of our programs.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn run(program: &Path, arguments: &[&str]) -> Cli {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    output(command)
+}
+
+fn output(mut command: Command) -> Cli {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    Cli {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
