@@ -1,0 +1,293 @@
+//! Every command and option, with its documentation: the only place that knows the command line's
+//! shape.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use drowse_api::deployment::AppType;
+use drowse_api::{AppName, TokenId};
+
+use crate::exit_codes;
+use crate::terminal::{Color, Format};
+
+const ENVIRONMENT: &str = "\
+Environment:
+  DROWSE_SOCKET               the controller's Unix socket, as --socket
+  DROWSE_URL, DROWSE_TOKEN    a controller by HTTP, before a saved login
+  NO_COLOR                    no colours
+
+Without any of these the saved login is used (drowse login), else the local controller's socket.
+`drowse help exit-codes` lists what the exit codes mean.";
+
+/// Run more apps than memory holds: deploy folders, see and control what runs.
+#[derive(Debug, Parser)]
+#[command(name = "drowse", version, after_help = ENVIRONMENT, disable_help_subcommand = false)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// The controller's Unix socket
+    #[arg(long, global = true, value_name = "PATH", env = "DROWSE_SOCKET", hide_env = true)]
+    pub socket: Option<PathBuf>,
+
+    /// How results are printed
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Human, value_name = "FORMAT", hide_possible_values = true, help = "How results are printed: human or json")]
+    pub output: Format,
+
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN", hide_possible_values = true, help = "When to use colours: auto, always or never")]
+    pub color: Color,
+
+    /// Tell more
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Deploy a folder: pack, upload, build, start, switch
+    Deploy(Deploy),
+    /// List your apps
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show one app: its state, deployments, instances and addresses
+    Info(App),
+    /// Print what an app wrote to its standard output and error
+    Logs(Logs),
+    /// Print what happened and why
+    Events(Events),
+    /// Print an app's address, and open it in a browser if there is one
+    Open(Open),
+    /// Start new instances, move the traffic, stop the old ones
+    Restart(Change),
+    /// Stop an app; it stays stopped until it is started or deployed
+    Stop(Change),
+    /// Start a stopped or failed app
+    Start(Change),
+    /// Remove an app, its deployments and its files
+    #[command(visible_alias = "remove")]
+    Rm(Remove),
+    /// Show and change an app's environment variables
+    #[command(subcommand)]
+    Env(Env),
+    /// Save the address of a controller and a token
+    Login(Login),
+    /// Forget the saved login
+    Logout,
+    /// Make, list and remove access tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Examine the hosts: what works, what does not, and what to do
+    Doctor,
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Explain the exit codes
+    #[command(name = "exit-codes", long_about = format!("What the exit codes mean.\n\n{}", exit_codes::table()))]
+    ExitCodes,
+}
+
+/// `deploy`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What the folder holds decides its type: package.json is npm; requirements.txt or *.py is python;
+index.html is static. Files named by .gitignore and .drowseignore stay behind, and so do .git,
+node_modules, virtual environments and __pycache__ (-v lists them). The address is printed on
+standard output, all else on standard error.")]
+pub struct Deploy {
+    /// The folder
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The app's name [default: made from the folder's name]
+    #[arg(long, short, value_name = "APP")]
+    pub name: Option<AppName>,
+    /// The app's type [default: by what the folder holds]
+    #[arg(long = "type", short = 't', value_enum, value_name = "TYPE")]
+    pub kind: Option<Kind>,
+    /// Deploy an OCI bundle instead: a folder with config.json and rootfs
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["folder", "kind"])]
+    pub bundle: Option<PathBuf>,
+    /// Do not wait until it serves
+    #[arg(long, short)]
+    pub detach: bool,
+}
+
+/// A type that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Files, served as they are
+    Static,
+    /// package.json: npm ci, npm run build, npm start
+    Npm,
+    /// requirements.txt into a virtual environment
+    Python,
+}
+
+impl From<Kind> for AppType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Static => Self::Static,
+            Kind::Npm => Self::Npm,
+            Kind::Python => Self::Python,
+        }
+    }
+}
+
+/// An app that is named, or is the current folder's.
+#[derive(Debug, clap::Args)]
+pub struct App {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+}
+
+/// `logs`.
+#[derive(Debug, clap::Args)]
+pub struct Logs {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Go on with what is written from now on
+    #[arg(long, short)]
+    pub follow: bool,
+    /// How many of the last lines
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+    pub tail: u32,
+}
+
+/// `events`.
+#[derive(Debug, clap::Args)]
+pub struct Events {
+    /// Only of this app
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Go on with what happens from now on
+    #[arg(long, short)]
+    pub follow: bool,
+    /// How many of the last events
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    pub tail: u32,
+}
+
+/// `open`.
+#[derive(Debug, clap::Args)]
+pub struct Open {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Only print
+    #[arg(long)]
+    pub no_browser: bool,
+}
+
+/// `restart`, `stop`, `start`.
+#[derive(Debug, clap::Args)]
+pub struct Change {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Do not wait until it is done
+    #[arg(long, short)]
+    pub detach: bool,
+}
+
+/// `rm`.
+#[derive(Debug, clap::Args)]
+pub struct Remove {
+    /// The app
+    #[arg(value_name = "APP")]
+    pub app: AppName,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// `env`.
+#[derive(Debug, Subcommand)]
+pub enum Env {
+    /// Set variables, and restart the app without a gap
+    Set {
+        /// The app, then NAME=VALUE …; without APP the current folder's
+        #[arg(value_name = "[APP] NAME=VALUE", required = true)]
+        words: Vec<String>,
+        /// Do not wait for the restart
+        #[arg(long, short)]
+        detach: bool,
+    },
+    /// Remove variables, and restart the app without a gap
+    Unset {
+        /// The app
+        #[arg(value_name = "APP")]
+        app: AppName,
+        /// The variables' names
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        /// Do not wait for the restart
+        #[arg(long, short)]
+        detach: bool,
+    },
+    /// List the variables with their values
+    Ls(App),
+}
+
+/// `login`.
+#[derive(Debug, clap::Args)]
+pub struct Login {
+    /// The controller's address, such as http://api.drowse.localhost:8080
+    #[arg(long, value_name = "URL")]
+    pub url: String,
+    /// Read the token from standard input instead of asking for it
+    #[arg(long)]
+    pub token_stdin: bool,
+}
+
+/// `token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token and print its secret, this once
+    Create {
+        /// What it is for
+        #[arg(value_name = "LABEL")]
+        label: String,
+        /// How long it is valid, such as 30d or 12h [default: for ever]
+        #[arg(long, value_name = "TIME")]
+        expires: Option<jiff::Span>,
+    },
+    /// List the tokens
+    Ls,
+    /// Remove a token: it is refused from now on
+    Rm {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: TokenId,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bundle_excludes_a_folder_and_a_type() {
+        assert!(Args::try_parse_from(["drowse", "deploy", "--bundle", "b"]).is_ok());
+        assert!(Args::try_parse_from(["drowse", "deploy", "dir", "--bundle", "b"]).is_err());
+        assert!(Args::try_parse_from(["drowse", "deploy", "--bundle", "b", "--type", "npm"]).is_err());
+    }
+
+    #[test]
+    fn a_bad_app_name_is_refused_with_the_rule() {
+        let error = Args::try_parse_from(["drowse", "info", "My_Shop"]).expect_err("refused").to_string();
+        assert!(error.contains("use only a-z, 0-9 and hyphen"), "{error}");
+    }
+}

@@ -1,0 +1,141 @@
+//! `drowse deploy`: choose, pack, upload, follow.
+
+mod follow;
+mod view;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use drowse_api::client::Client;
+use drowse_api::deployment::AppType;
+use drowse_api::platform::DeploymentView;
+use drowse_api::{AppName, ErrorCode, Problem};
+use http::Method;
+
+use crate::app_name;
+use crate::args::Deploy;
+use crate::failure::{Failure, internal};
+use crate::show;
+use crate::source::{Source, SourceError, archive, bundle, detect, folder};
+use crate::terminal::{Format, Terminal, clean};
+
+/// What is deployed, as whom.
+struct Plan {
+    name: AppName,
+    app_type: AppType,
+    source: Source,
+}
+
+/// Deploys a folder or a bundle, and follows it until it serves or failed.
+pub async fn run(args: Deploy, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let plan = plan(&args, terminal).await?;
+    let name = plan.name.clone();
+    let deployment = tokio::select! {
+        uploaded = upload(plan, client, terminal) => uploaded?,
+        _ = tokio::signal::ctrl_c() => {
+            terminal.note("The upload is broken off; nothing was deployed.");
+            return Err(Failure::Interrupted);
+        }
+    };
+    if args.detach {
+        return detached(&deployment, terminal);
+    }
+    follow::until_it_ends(&name, deployment, begun, client, terminal).await
+}
+
+async fn plan(args: &Deploy, terminal: &Terminal) -> Result<Plan, Failure> {
+    let root = args.bundle.as_ref().unwrap_or(&args.folder).clone();
+    let spinner = terminal.spinner(format!("looking through {}", root.display()));
+    let is_bundle = args.bundle.is_some();
+    // Waits for the disk, so not on the event loop.
+    let chosen = tokio::task::spawn_blocking(move || choose(&root, is_bundle)).await;
+    spinner.finish_and_clear();
+    let source = chosen.map_err(|error| internal("cannot look through the folder", &error))?.map_err(Problem::from)?;
+    let app_type = app_type(args, &source, terminal)?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => app_name::of_folder(&source.root).map_err(|problem| name_hint(problem, args))?,
+    };
+    for warning in &source.warnings {
+        terminal.note(&format!("note: {}", clean(warning)));
+    }
+    for left_out in &source.left_out {
+        terminal.detail(&format!("left out: {} ({})", left_out.path.display(), left_out.why));
+    }
+    if source.has_file(".env") {
+        terminal.note("note: .env is deployed with the app; drowse env set keeps values out of it");
+    }
+    Ok(Plan { name, app_type, source })
+}
+
+fn choose(root: &Path, is_bundle: bool) -> Result<Source, SourceError> {
+    if is_bundle { bundle::choose(root) } else { folder::choose(root) }
+}
+
+fn name_hint(mut problem: Problem, args: &Deploy) -> Problem {
+    let place: PathBuf = args.bundle.as_ref().unwrap_or(&args.folder).clone();
+    let option = if args.bundle.is_some() { "--bundle " } else { "" };
+    if let Some(suggested) = problem.hint.as_deref().and_then(|hint| hint.rsplit(' ').next()) {
+        problem.hint = Some(format!("drowse deploy {option}{} --name {suggested}", place.display()));
+    }
+    problem
+}
+
+fn app_type(args: &Deploy, source: &Source, terminal: &Terminal) -> Result<AppType, Problem> {
+    if args.bundle.is_some() {
+        return Ok(AppType::Bundle);
+    }
+    if let Some(kind) = args.kind {
+        return Ok(kind.into());
+    }
+    let detected = detect::detect(source)?;
+    if let Some((other, by)) = detected.also {
+        let (chosen, why) = (detected.app_type, &detected.by);
+        terminal.note(&format!("note: {why} makes it {chosen}; {by} is there too: --type {other} for the other"));
+    }
+    Ok(detected.app_type)
+}
+
+async fn upload(plan: Plan, client: &Client, terminal: &Terminal) -> Result<DeploymentView, Failure> {
+    let Plan { name, app_type, source } = plan;
+    let files = show::count(source.files(), "file");
+    let (size, root) = (source.size, source.root.display().to_string());
+    terminal.note(&format!("{name}: {app_type} app from {root}, {files}, {size}"));
+    let bar = terminal.byte_bar("uploading", size.0);
+    let progress = bar.clone();
+    let begun = Instant::now();
+    let (bytes, packing) = archive::stream(source, move |bytes| progress.inc(bytes));
+    let path = format!("/v1/apps/{name}/deployments?type={app_type}");
+    let uploaded = client.upload::<DeploymentView, _, _>(Method::POST, &path, bytes).await;
+    bar.finish_and_clear();
+    match uploaded {
+        Ok(deployment) => {
+            terminal.note(&format!("uploaded in {}", show::span(begun.elapsed())));
+            Ok(deployment)
+        }
+        // If packing failed, that is why the upload did.
+        Err(problem) => match packing.await {
+            Ok(Err(error)) if !matches!(error, SourceError::Pack { .. }) => Err(Problem::from(error).into()),
+            _ => Err(problem.into()),
+        },
+    }
+}
+
+fn detached(deployment: &DeploymentView, terminal: &Terminal) -> Result<(), Failure> {
+    if terminal.format() == Format::Json {
+        return terminal.json(deployment);
+    }
+    terminal.note(&format!("It goes on without you: drowse events -f {0}, drowse info {0}", deployment.app));
+    terminal.line(&deployment.url)
+}
+
+/// The code of a deploy that ended in an error without saying more.
+fn code_of(deployment: &DeploymentView) -> ErrorCode {
+    use drowse_api::deployment::DeploymentState;
+    match deployment.state.state {
+        DeploymentState::BuildError => ErrorCode::BuildError,
+        _ if deployment.state.reason.contains(ErrorCode::CrashLoop.as_str()) => ErrorCode::CrashLoop,
+        _ => ErrorCode::TimeoutError,
+    }
+}

@@ -1,0 +1,60 @@
+//! `drowse logs`: what an app wrote.
+
+use std::time::Duration;
+
+use drowse_api::ErrorCode;
+use drowse_api::client::Client;
+use drowse_api::platform::AppLogLine;
+
+use crate::app_name;
+use crate::args::Logs;
+use crate::failure::Failure;
+use crate::replay::Replay;
+use crate::show;
+use crate::terminal::{Format, Terminal};
+
+/// Between tries to open the stream again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How many lines are asked for again when a followed stream broke off.
+const OVERLAP: u32 = 1000;
+
+/// Prints the log, and goes on with it if asked to.
+pub async fn run(args: Logs, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
+    let name = app_name::given_or_here(args.app)?;
+    let (mut tail, mut replay, mut was_open) = (args.tail, Replay::default(), false);
+    loop {
+        let path = format!("/v1/apps/{name}/logs?follow={}&tail={tail}", args.follow);
+        let broken = match client.lines::<AppLogLine>(&path).await {
+            Ok(mut lines) => loop {
+                was_open = true;
+                match lines.next().await {
+                    Ok(Some(line)) if !replay.is_new(line.line.at) => {}
+                    Ok(Some(line)) => print(&line, terminal)?,
+                    Ok(None) => break None,
+                    Err(problem) => break Some(problem),
+                }
+            },
+            Err(problem) => Some(problem),
+        };
+        match broken {
+            // The controller or the node is being restarted: the app and its log go on.
+            Some(problem) if args.follow && was_open && problem.code == ErrorCode::Unavailable => {
+                terminal.detail(&format!("{}; trying again", problem.detail));
+            }
+            Some(problem) => return Err(problem.into()),
+            None if args.follow => {}
+            None => return Ok(()),
+        }
+        tokio::time::sleep(PAUSE).await;
+        replay.reopened();
+        tail = tail.max(OVERLAP);
+    }
+}
+
+fn print(line: &AppLogLine, terminal: &Terminal) -> Result<(), Failure> {
+    match terminal.format() {
+        Format::Json => terminal.json_line(line),
+        Format::Human => terminal.line(&show::log_line(&line.line)),
+    }
+}
