@@ -24,8 +24,8 @@ pub struct Options {
     pub agent_disk: Option<u32>,
     /// Further lines for the agent's configuration.
     pub agent_lines: String,
-    /// Further lines for the controller's configuration, at its top.
-    pub controller_lines: String,
+    /// Further lines for the controller's `[limits]`.
+    pub limits: String,
 }
 
 impl Default for Options {
@@ -34,7 +34,7 @@ impl Default for Options {
             boot_timeout: Duration::from_secs(20),
             agent_disk: None,
             agent_lines: String::new(),
-            controller_lines: String::new(),
+            limits: String::new(),
         }
     }
 }
@@ -269,14 +269,16 @@ router_ports = [{port}]
 
 fn controller_toml(names: &Names, options: &Options) -> String {
     format!(
-        r#"{more}
-domain = "{DOMAIN}"
+        r#"domain = "{DOMAIN}"
 data_dir = "{base}/controller"
 run_dir = "{run}/controller"
 api_listen = "{api}"
 admin_gid = 0
 router_uid = {router}
-boot_timeout_seconds = {boot_timeout}
+
+[limits]
+boot.timeout_seconds = {boot_timeout}
+{more}
 
 [[agents]]
 node = "node-1"
@@ -291,7 +293,7 @@ agent_socket = "{run}/agent/agent.sock"
 controller_socket = "{run}/controller/controller.sock"
 api_address = "{api}"
 "#,
-        more = options.controller_lines,
+        more = options.limits,
         base = names.base.display(),
         run = names.run.display(),
         api = names.api,
