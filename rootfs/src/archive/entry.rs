@@ -120,6 +120,14 @@ fn until_nul(bytes: Vec<u8>) -> Vec<u8> {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
+/// Some writers, npm's among them, leave numbers empty that they do not care for.
+fn or_zero<T: Default>(field: &[u8], number: std::io::Result<T>) -> Result<T, ArchiveError> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    Ok(number?)
+}
+
 fn read_entry(raw: &tar::Entry<'_, impl Read>, extensions: Extensions) -> Result<Entry, ArchiveError> {
     let header = raw.header();
     let mut name = extensions.long_path.map_or_else(|| header.path_bytes().into_owned(), until_nul);
@@ -130,10 +138,11 @@ fn read_entry(raw: &tar::Entry<'_, impl Read>, extensions: Extensions) -> Result
         .unwrap_or_default();
     let shown_name = name.clone();
     let refuse = |reason| ArchiveError::refused(&shown_name, reason);
-    let mut uid = header.uid()?;
-    let mut gid = header.gid()?;
+    let old = header.as_old();
+    let mut uid = or_zero(&old.uid, header.uid())?;
+    let mut gid = or_zero(&old.gid, header.gid())?;
     // Base-256 fields are two's complement: times before 1970 arrive as huge numbers.
-    let mut mtime = header.mtime()?.cast_signed();
+    let mut mtime = or_zero(&old.mtime, header.mtime())?.cast_signed();
     let mut xattrs = Vec::new();
     let pax_header = extensions.pax.unwrap_or_default();
     for record in pax::records(&pax_header) {
@@ -188,7 +197,7 @@ fn read_entry(raw: &tar::Entry<'_, impl Read>, extensions: Extensions) -> Result
     Ok(Entry {
         path,
         kind,
-        mode: header.mode()? & 0o7777,
+        mode: or_zero(&old.mode, header.mode())? & 0o7777,
         uid: uid.try_into().map_err(|_| refuse("its owner is larger than any user id"))?,
         gid: gid.try_into().map_err(|_| refuse("its group is larger than any group id"))?,
         mtime,

@@ -1,0 +1,122 @@
+//! Builds a stack: packages into a folder, the folder into a layer, the layer into an image.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use drowse_api::{Digest, MemoryBytes};
+
+use super::files::{finish, io_error};
+use super::run::run;
+use super::{NOTE_RECIPE, NOTE_SIZE, Recipe, StackError, apt, npm};
+use crate::overlay::IdRange;
+use crate::store::ImageStore;
+
+/// Parts of packages that no app reads.
+const LEFT_OUT: [&str; 5] =
+    ["/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/lintian/*"];
+
+/// Makes the image of a stack, unless the store has one of the same recipe, and tags it
+/// `stack/NAME`. `progress` is told in short sentences what is being done.
+///
+/// # Errors
+/// When this is not root, mmdebstrap is missing or fails, or apt has no source for the packages;
+/// nothing is left behind.
+pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Result<Digest, StackError> {
+    let name = format!("stack/{}", recipe.name);
+    if let Some(tag) = store.tags()?.into_iter().find(|tag| tag.name == name)
+        && tag.notes.get(NOTE_RECIPE) == Some(&recipe.hash)
+        && let Ok(image) = store.image(&tag.image)
+    {
+        store.unpack(&image)?;
+        progress(&format!("stack {} is up to date", recipe.name));
+        return Ok(tag.image);
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(StackError::NotRoot);
+    }
+    let work = store.temporary_folder()?;
+    let root = work.path().join("root");
+    debootstrap(&Packages::of(recipe), work.path(), &root, &mut |line| progress(&format!("{}: {line}", recipe.name)))?;
+    if let Some(wanted) = &recipe.npm {
+        progress(&format!("{}: fetching npm {}", recipe.name, wanted.version));
+        npm::install(wanted, &recipe.suite, work.path(), &root)?;
+    }
+    finish(&root, recipe)?;
+    progress(&format!("{}: packing the layer", recipe.name));
+    let layer = store.capture_layer(&root, IdRange::IDENTITY, &|_| true)?;
+    let size = disk_usage(&root)?;
+    let image = store.compose(None, &[layer], &|image| {
+        let mut config = image.config().clone().unwrap_or_default();
+        config.set_env(Some(recipe.env.iter().map(|(name, value)| format!("{name}={value}")).collect()));
+        config.set_labels(Some(recipe.labels.clone().into_iter().collect()));
+        config.set_user(Some(recipe.user.name.clone()));
+        config.set_working_dir(Some(recipe.user.home.clone()));
+        config.set_cmd(Some(vec![recipe.user.shell.clone()]));
+        image.set_config(Some(config));
+    })?;
+    let notes = [(NOTE_RECIPE, recipe.hash.clone()), (NOTE_SIZE, size.0.to_string())];
+    store.tag_with_notes(&name, &image, notes.map(|(key, value)| (key.to_owned(), value)).into())?;
+    progress(&format!("stack {} is ready: {size} unpacked", recipe.name));
+    Ok(image)
+}
+
+/// What mmdebstrap is asked for.
+pub(super) struct Packages<'a> {
+    pub suite: &'a str,
+    /// `essential`: installed; `extract`: only unpacked, no package is configured.
+    pub variant: &'static str,
+    pub names: String,
+}
+
+impl<'a> Packages<'a> {
+    fn of(recipe: &'a Recipe) -> Self {
+        Self { suite: &recipe.suite, variant: "essential", names: recipe.packages.join(",") }
+    }
+}
+
+/// Puts packages into the new folder `root`; `work` is for files of its own.
+pub(super) fn debootstrap(
+    packages: &Packages<'_>,
+    work: &Path,
+    root: &Path,
+    line: &mut dyn FnMut(&str),
+) -> Result<(), StackError> {
+    let sources = work.join(format!("{}.sources", packages.variant));
+    let text = apt::sources(Path::new("/etc"), packages.suite)?;
+    fs::write(&sources, text).map_err(|source| io_error("write", &sources, source))?;
+    let mut command = Command::new("mmdebstrap");
+    command.env("LC_ALL", "C").args(["--mode=root", "--format=directory"]);
+    command.arg(format!("--variant={}", packages.variant)).arg(format!("--include={}", packages.names));
+    // apt's own user could not reach the store's folder.
+    command.args(["--aptopt=APT::Sandbox::User \"root\"", "--aptopt=APT::Install-Recommends \"false\""]);
+    command.args(apt::transport_options().iter().map(|option| format!("--aptopt={option}")));
+    command.args(LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
+    command.arg(packages.suite).arg(root).arg(&sources);
+    run(command, "mmdebstrap", &mut |text| {
+        if let Some(step) = text.strip_prefix("I: ") {
+            line(step);
+        }
+    })?;
+    Ok(())
+}
+
+/// What a folder takes on disk; files with several names count once.
+fn disk_usage(root: &Path) -> Result<MemoryBytes, StackError> {
+    let mut seen: HashMap<u64, u64> = HashMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).map_err(|source| io_error("read", &folder, source))?;
+        for entry in entries {
+            let path = entry.map_err(|source| io_error("read", &folder, source))?.path();
+            let metadata = fs::symlink_metadata(&path).map_err(|source| io_error("look at", &path, source))?;
+            seen.insert(metadata.ino(), metadata.blocks() * 512);
+            if metadata.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    Ok(MemoryBytes(seen.values().sum()))
+}
