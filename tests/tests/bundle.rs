@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
 
+/// What a bundle asks for beside what is harmless.
+type Demand = fn(&mut Value);
+
 /// A bundle whose root holds one static program that serves files on the port.
 fn bundle(change: impl FnOnce(&mut Value)) -> App {
     let mut config = json!({
@@ -61,7 +64,7 @@ async fn a_third_party_bundle_runs() {
 async fn a_bundle_that_asks_for_the_host_is_refused_with_what_it_asked_for() {
     needs_a_world!();
     let world = World::start().await;
-    let demands: [(&str, fn(&mut Value)); 7] = [
+    let demands: [(&str, Demand); 7] = [
         ("hook", |c| c["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh" }] })),
         ("hook", |c| c["hooks"] = json!({ "prestart": [{ "path": "/bin/sh" }] })),
         ("device", |c| c["linux"]["devices"] = json!([{ "path": "/dev/sda", "type": "b", "major": 8, "minor": 0 }])),
