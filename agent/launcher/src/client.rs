@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::failure::{Failure, Step};
 use crate::message::{ProcessRequest, SandboxRequest};
-use crate::wire::{self, Answer, Done, Request};
+use crate::wire::{self, Answer, Done, Kind, Request};
 
 /// How long an answer may take. The launcher itself gives up on a builder earlier.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -197,7 +197,8 @@ impl Launcher {
         let (answer, theirs) = wire::pair().map_err(|source| LauncherError::Send { source })?;
         let mut descriptors = vec![payload.as_fd(), theirs.as_fd()];
         descriptors.extend(passed);
-        wire::send(&self.socket, &wire::header(), &descriptors).map_err(|source| match source.raw_os_error() {
+        let kind = if matches!(request, Request::Hello) { Kind::Hello } else { Kind::Build };
+        wire::send(&self.socket, &wire::header(kind), &descriptors).map_err(|source| match source.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET) => LauncherError::Gone,
             _ => LauncherError::Send { source },
         })?;

@@ -59,6 +59,18 @@ impl Failure {
     }
 }
 
+/// Says what failed, on what.
+pub(crate) trait OrFail<T> {
+    /// The value, or the failure of this step.
+    fn or_fail(self, step: Step, target: impl AsRef<Path>) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<std::io::Error>> OrFail<T> for Result<T, E> {
+    fn or_fail(self, step: Step, target: impl AsRef<Path>) -> Result<T, Failure> {
+        self.map_err(|error| Failure::os(step, target, error))
+    }
+}
+
 macro_rules! steps {
     ($($name:ident = $words:literal,)*) => {
         /// What was being done.

@@ -58,16 +58,26 @@ pub(crate) struct Done {
     pub(crate) shortfalls: Vec<Failure>,
 }
 
+/// What the launcher must know before it looks into a payload, which only builders do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The first request; nothing is made.
+    Hello,
+    /// Everything that a builder does.
+    Build,
+}
+
 /// The header of every request.
-pub(crate) fn header() -> [u8; HEADER_SIZE] {
+pub(crate) fn header(kind: Kind) -> [u8; HEADER_SIZE] {
     let mut header = [0; HEADER_SIZE];
     header[..4].copy_from_slice(&MAGIC);
     header[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    header[6] = u8::from(kind == Kind::Build);
     header
 }
 
-/// Whether a header is of our version; else what is wrong with it.
-pub(crate) fn check_header(bytes: &[u8]) -> Result<(), String> {
+/// What a header says; else what is wrong with it.
+pub(crate) fn read_header(bytes: &[u8]) -> Result<Kind, String> {
     if bytes.len() < HEADER_SIZE || bytes[..4] != MAGIC {
         return Err("not a request to a launcher".to_owned());
     }
@@ -77,7 +87,7 @@ pub(crate) fn check_header(bytes: &[u8]) -> Result<(), String> {
             "the request has version {version}, this launcher speaks {VERSION}: agent and launcher are of different releases"
         ));
     }
-    Ok(())
+    Ok(if bytes[6] == 0 { Kind::Hello } else { Kind::Build })
 }
 
 /// A connected pair of datagram sockets that keep order and tell when the other end is gone.
@@ -198,10 +208,10 @@ mod tests {
 
     #[test]
     fn a_header_of_another_release_is_named() {
-        assert!(check_header(&header()).is_ok());
-        let mut newer = header();
+        assert!(read_header(&header(Kind::Build)) == Ok(Kind::Build));
+        let mut newer = header(Kind::Hello);
         newer[4] = 9;
-        assert!(check_header(&newer).unwrap_err().contains("version 9"));
-        assert!(check_header(b"").is_err());
+        assert!(read_header(&newer).unwrap_err().contains("version 9"));
+        assert!(read_header(b"").is_err());
     }
 }

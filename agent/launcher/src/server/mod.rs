@@ -1,1 +1,213 @@
-//! The launcher itself: takes requests, forks a builder for each.
+//! The launcher itself: takes requests, forks a builder for each, and outlives whatever becomes of
+//! them. It looks into no payload and never waits for anything but its next event.
+
+mod app;
+mod builder;
+mod capabilities;
+mod channel;
+mod devices;
+mod idmap;
+mod inside;
+mod mask;
+mod mounts;
+mod overlay;
+mod process;
+mod root;
+mod sandbox;
+mod spec;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::failure::{Failure, Step};
+use crate::sys::{self, Cloned};
+use crate::wire::{self, Answer, Done, Kind};
+
+/// How long a builder may take before it is killed. It gives up on its own children earlier.
+const BUILDER_LIMIT: Duration = Duration::from_secs(10);
+/// Builders at once; further requests wait in the socket.
+const MOST_BUILDERS: usize = 64;
+
+/// Why the launcher ended.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it, the fields are their parts")]
+pub enum ServeError {
+    #[error("{call} failed")]
+    SetUp { call: &'static str, source: io::Error },
+    #[error("waiting for events failed")]
+    Wait { source: io::Error },
+}
+
+/// A builder at work.
+struct Running {
+    pid: i32,
+    deadline: Instant,
+    killed: bool,
+    /// A copy of the builder's, to answer for it if it cannot.
+    answer: OwnedFd,
+}
+
+/// Serves requests until the agent's end of `socket` is closed.
+///
+/// # Errors
+/// The launcher could not be set up, or cannot wait for events.
+pub fn serve(socket: OwnedFd) -> Result<(), ServeError> {
+    let set_up = |call| move |source: io::Error| ServeError::SetUp { call, source };
+    // A session of its own: Ctrl-C on the agent's terminal is the agent's to handle.
+    let _ = nix::unistd::setsid();
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|error| set_up("making the process undumpable")(error.into()))?;
+    // Inits become children of the launcher, which reaps them for as long as it lives.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| set_up("becoming a subreaper")(error.into()))?;
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None)
+        .map_err(|error| set_up("blocking SIGCHLD")(error.into()))?;
+    let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|error| set_up("making a signal descriptor")(error.into()))?;
+    Server { socket, signals, init: None, running: Vec::new() }.run()
+}
+
+struct Server {
+    socket: OwnedFd,
+    signals: SignalFd,
+    /// The program of init, sealed.
+    init: Option<OwnedFd>,
+    running: Vec<Running>,
+}
+
+impl Server {
+    fn run(mut self) -> Result<(), ServeError> {
+        loop {
+            let takes_requests = self.running.len() < MOST_BUILDERS;
+            let mut waited = [
+                PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::new(&self.socket, if takes_requests { PollFlags::IN } else { PollFlags::empty() }),
+            ];
+            match rustix::event::poll(&mut waited, self.until_deadline().as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(ServeError::Wait { source: error.into() }),
+            }
+            let [signals, socket] = waited.map(|descriptor| descriptor.revents());
+            if !signals.is_empty() {
+                while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+                self.reap();
+            }
+            self.kill_the_late();
+            if !socket.is_empty() && takes_requests && !self.take_request() {
+                self.running.iter().for_each(|builder| kill(builder.pid));
+                return Ok(());
+            }
+        }
+    }
+
+    fn until_deadline(&self) -> Option<Timespec> {
+        let next = self.running.iter().filter(|builder| !builder.killed).map(|builder| builder.deadline).min()?;
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Some(Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() })
+    }
+
+    /// Handles one request; whether there can be more.
+    fn take_request(&mut self) -> bool {
+        let mut header = [0; 64];
+        let (length, descriptors) = match wire::receive(&self.socket, &mut header) {
+            Ok(Some(received)) => received,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::warn!("a request was lost: {error}");
+                return true;
+            }
+        };
+        let mut descriptors = descriptors.into_iter();
+        let (Some(payload), Some(answer)) = (descriptors.next(), descriptors.next()) else {
+            tracing::warn!("a request came without its descriptors");
+            return true;
+        };
+        match wire::read_header(&header[..length]) {
+            Ok(Kind::Hello) => self.greet(descriptors.next(), &answer),
+            Ok(Kind::Build) => self.fork_builder(payload, answer, descriptors.collect()),
+            Err(why) => reply_failure(&answer, Failure::refused(Step::Request, "header", why)),
+        }
+        true
+    }
+
+    fn greet(&mut self, init: Option<OwnedFd>, answer: &OwnedFd) {
+        match init {
+            Some(init) if wire::is_sealed(&init) => {
+                self.init = Some(init);
+                reply(answer, &Answer::Done(Done::default()));
+            }
+            _ => reply_failure(answer, Failure::refused(Step::Request, "the program of init", "it is not sealed")),
+        }
+    }
+
+    fn fork_builder(&mut self, payload: OwnedFd, answer: OwnedFd, descriptors: Vec<OwnedFd>) {
+        let Some(init) = &self.init else {
+            return reply_failure(&answer, Failure::refused(Step::Request, "order", "no program of init came before"));
+        };
+        match sys::clone_process(0) {
+            Ok(Cloned::Child) => {
+                let code = builder::run(payload, &answer, descriptors, init);
+                sys::exit_now(code)
+            }
+            Ok(Cloned::Parent(pid, _pidfd)) => {
+                self.running.push(Running { pid, deadline: Instant::now() + BUILDER_LIMIT, killed: false, answer });
+            }
+            Err(error) => reply_failure(&answer, Failure::os(Step::Clone, "a builder", error)),
+        }
+    }
+
+    /// Takes leave of every child that has ended: builders, and inits of sandboxes.
+    fn reap(&mut self) {
+        while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            let Some(pid) = status.pid() else { return };
+            let Some(at) = self.running.iter().position(|builder| builder.pid == pid.as_raw()) else { continue };
+            let builder = self.running.swap_remove(at);
+            let why = match status {
+                WaitStatus::Exited(_, 0) => continue,
+                _ if builder.killed => format!("it took longer than {BUILDER_LIMIT:?} and was killed"),
+                WaitStatus::Exited(_, code) => format!("it ended with code {code}"),
+                WaitStatus::Signaled(_, signal, _) => format!("it was killed by {signal}"),
+                _ => continue,
+            };
+            reply_failure(&builder.answer, Failure::refused(Step::Builder, "the request", why));
+        }
+    }
+
+    fn kill_the_late(&mut self) {
+        let now = Instant::now();
+        for builder in self.running.iter_mut().filter(|builder| !builder.killed && builder.deadline <= now) {
+            kill(builder.pid);
+            builder.killed = true;
+        }
+    }
+}
+
+/// Kills a child that was not reaped yet, so that its pid is nobody else's.
+fn kill(pid: i32) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+fn reply(to: &OwnedFd, answer: &Answer) {
+    send_answer(to, answer, None);
+}
+
+fn reply_failure(to: &OwnedFd, failure: Failure) {
+    reply(to, &Answer::Failed(failure));
+}
+
+/// Sends an answer; that nobody waits for it any more is not the launcher's concern.
+fn send_answer(to: &OwnedFd, answer: &Answer, descriptor: Option<&OwnedFd>) {
+    let descriptors: Vec<_> = descriptor.iter().map(|descriptor| descriptor.as_fd()).collect();
+    if let Ok(bytes) = serde_json::to_vec(answer) {
+        let _ = wire::send(to, &bytes, &descriptors);
+    }
+}

@@ -1,0 +1,37 @@
+//! Hides what proc and sysfs tell about the host, and makes read-only what would change it.
+
+use std::path::Path;
+
+use rustix::mount::MountAttrFlags;
+
+use super::mounts::{self, attach};
+use super::root::{Root, Shape};
+use super::{devices, spec};
+use crate::failure::{Failure, OrFail, Step};
+use crate::sys::{MountChange, change_mount};
+
+/// Applies both lists of a configuration. What does not exist needs nothing.
+pub(super) fn hide(root: &Root, plan: &spec::Plan) -> Result<(), Failure> {
+    let null = devices::host_null()?;
+    for path in &plan.masked {
+        let Some((target, shape)) = root.find(path)? else { continue };
+        let mask = match shape {
+            Shape::Folder => mounts::new_mount("tmpfs", &["size=4k", "nr_inodes=2"], mounts::READ_ONLY)?,
+            Shape::File => mounts::copy_of(&null, false).or_fail(Step::Mask, path)?,
+        };
+        attach(mask, target).or_fail(Step::Mask, path)?;
+    }
+    for path in &plan.read_only {
+        make_read_only(root, path)?;
+    }
+    Ok(())
+}
+
+fn make_read_only(root: &Root, path: &Path) -> Result<(), Failure> {
+    let Some((place, _)) = root.find(path)? else { return Ok(()) };
+    let copy = mounts::copy_of(&place, true).or_fail(Step::ReadOnly, path)?;
+    let set = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
+    change_mount(&copy, &MountChange { set, recursive: true, ..MountChange::default() })
+        .or_fail(Step::ReadOnly, path)?;
+    attach(copy, place).or_fail(Step::ReadOnly, path)
+}

@@ -1,0 +1,128 @@
+//! Starts a process in a sandbox, seen from outside. It is forked twice inside, so that its parent
+//! is gone and the sandbox's init adopts it.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{Signal, pidfd_send_signal, set_parent_process_death_signal};
+
+use super::app::{self, Prepared};
+use super::channel::{CHILD_LIMIT, Channel, Heard, Word};
+use super::sandbox::{set_oom_score, start_time};
+use crate::failure::{Failure, OrFail, Step};
+use crate::message::ProcessRequest;
+use crate::sys::{self, Cloned};
+use crate::wire::Done;
+
+/// The descriptors that came with the request.
+pub(super) struct Given {
+    pub(super) init: OwnedFd,
+    pub(super) cgroups: Vec<OwnedFd>,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    pub(super) stdin: Option<OwnedFd>,
+}
+
+/// Starts it; when this returns it executes its program.
+pub(super) fn start(request: &ProcessRequest, given: Given) -> Result<(Done, OwnedFd), Failure> {
+    let prepared = Prepared::new(request)?;
+    // Only children are affected, so /proc goes on to mean the host's.
+    sys::enter(&given.init, libc::CLONE_NEWPID).or_fail(Step::EnterNamespace, "pid")?;
+    let (ours, theirs) = Channel::pair()?;
+    let (relay, relayed) = Channel::pair()?;
+    match sys::clone_process(0).or_fail(Step::Clone, "the way into the sandbox")? {
+        Cloned::Child => {
+            drop((ours, relay));
+            let code = match go_between(&prepared, &given, &theirs, &relayed) {
+                Ok(()) => 0,
+                Err(failure) => {
+                    theirs.say(&Word::Failed(failure));
+                    1
+                }
+            };
+            sys::exit_now(code)
+        }
+        Cloned::Parent(between, _pidfd) => {
+            drop((theirs, relayed));
+            let status = waitpid(Pid::from_raw(between), None).or_fail(Step::Clone, "the way into the sandbox")?;
+            if !matches!(status, WaitStatus::Exited(_, 0)) {
+                return Err(heard_failure(&ours));
+            }
+            let (pid_inside, pidfd) = relay.take().or_fail(Step::Report, "the new process")?;
+            let pidfd = pidfd.ok_or_else(|| Failure::refused(Step::Report, "the new process", "it has no pidfd"))?;
+            let started = oversee(&prepared, pid_inside, &pidfd, &ours);
+            if started.is_err() {
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            }
+            Ok((started?, pidfd))
+        }
+    }
+}
+
+/// Why the one in between could not do its work.
+fn heard_failure(channel: &Channel) -> Failure {
+    match channel.hear(Instant::now()) {
+        Ok(Heard::Word(Word::Failed(failure))) => failure,
+        _ => Failure::refused(Step::Builder, "the new process", "its parent died"),
+    }
+}
+
+/// Enters what is left to enter, and forks the process proper.
+fn go_between(prepared: &Prepared, given: &Given, channel: &Channel, relay: &Channel) -> Result<(), Failure> {
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    let spaces = [
+        (libc::CLONE_NEWTIME, "time"),
+        (libc::CLONE_NEWNET, "net"),
+        (libc::CLONE_NEWIPC, "ipc"),
+        (libc::CLONE_NEWUTS, "uts"),
+        (libc::CLONE_NEWNS, "mount"),
+    ];
+    let all = spaces.iter().fold(0, |all, (flag, _)| all | flag);
+    sys::enter(&given.init, all).or_fail(Step::EnterNamespace, spaces.map(|(_, name)| name).join(", "))?;
+    match sys::clone_process(0).or_fail(Step::Clone, "the new process")? {
+        Cloned::Child => {
+            let Err(failure) = app::become_app(prepared, given, channel);
+            channel.say(&Word::Failed(failure));
+            sys::exit_now(1)
+        }
+        Cloned::Parent(pid_inside, pidfd) => {
+            relay.pass(pid_inside, Some(&pidfd)).or_fail(Step::Report, "the new process")
+        }
+    }
+}
+
+/// Hears how the new process gets on, and lets it execute once it is known by pid and start time.
+fn oversee(prepared: &Prepared, pid_inside: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Failure> {
+    let deadline = Instant::now() + CHILD_LIMIT;
+    let mut shortfalls = Vec::new();
+    loop {
+        match channel.hear(deadline).or_fail(Step::Report, "the new process")? {
+            Heard::Word(Word::Failed(failure)) => return Err(failure),
+            Heard::Word(Word::Shortfall(failure)) => shortfalls.push(failure),
+            Heard::Word(Word::Ready) => break,
+            Heard::Closed => {
+                return Err(Failure::refused(Step::Builder, "the new process", "it ended before it could execute"));
+            }
+        }
+    }
+    let pid = pid_of(pidfd).or_fail(Step::Report, "the new process")?;
+    let start_time = start_time(pid).or_fail(Step::Report, "the new process")?;
+    if let Some(score) = prepared.oom_score {
+        shortfalls.extend(set_oom_score(pid, score));
+    }
+    channel.pass(0, None).or_fail(Step::Report, "the new process")?;
+    match channel.hear(deadline).or_fail(Step::Report, "the new process")? {
+        Heard::Word(Word::Failed(failure)) => Err(failure),
+        Heard::Word(_) => Err(Failure::refused(Step::Report, "the new process", "it said more than it should")),
+        Heard::Closed => Ok(Done { pid, start_time, pid_inside, shortfalls }),
+    }
+}
+
+/// The host's pid of a process that has not been reaped.
+fn pid_of(pidfd: &OwnedFd) -> std::io::Result<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(|| std::io::Error::from_raw_os_error(libc::ESRCH))
+}

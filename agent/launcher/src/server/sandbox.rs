@@ -1,0 +1,116 @@
+//! Builds a sandbox, seen from outside: namespaces are made, the rest happens in them.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use super::channel::{CHILD_LIMIT, Channel, Heard, Word, is_readable};
+use super::idmap::IdMaps;
+use super::{inside, spec};
+use crate::failure::{Failure, OrFail, Step};
+use crate::message::{Clock, ClockOffset, SandboxRequest};
+use crate::sys::{self, Cloned};
+use crate::wire::Done;
+
+/// The kernel should take anybody before init, which would take the sandbox along.
+const INIT_OOM_SCORE: i32 = -900;
+
+/// The descriptors that came with the request.
+pub(super) struct Given {
+    pub(super) cgroups: Vec<OwnedFd>,
+    pub(super) log: [OwnedFd; 2],
+    pub(super) exits: OwnedFd,
+    pub(super) socket: OwnedFd,
+}
+
+/// Everything that is known and checked before the first namespace is made.
+pub(super) struct Blueprint<'a> {
+    pub(super) request: &'a SandboxRequest,
+    pub(super) plan: spec::Plan,
+    pub(super) maps: IdMaps,
+    pub(super) given: Given,
+    pub(super) init: &'a OwnedFd,
+}
+
+/// Builds it, and runs init in it.
+pub(super) fn build(request: &SandboxRequest, given: Given, init: &OwnedFd) -> Result<(Done, OwnedFd), Failure> {
+    let plan = spec::plan(&request.spec)?;
+    let mut maps = IdMaps::default();
+    maps.add(request.overlay.ids)?;
+    for ids in request.binds.iter().filter_map(|bind| bind.idmap) {
+        maps.add(ids)?;
+    }
+    let blueprint = Blueprint { request, plan, maps, given, init };
+    if let Clock::Own { monotonic, boottime } = request.clock {
+        new_clock(monotonic, boottime).or_fail(Step::TimeNamespace, "the sandbox")?;
+    }
+    let (ours, theirs) = Channel::pair()?;
+    let spaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    match sys::clone_process(spaces).or_fail(Step::Clone, "init")? {
+        Cloned::Child => {
+            drop(ours);
+            let Err(failure) = inside::become_init(&blueprint, &theirs);
+            theirs.say(&Word::Failed(failure));
+            sys::exit_now(1)
+        }
+        Cloned::Parent(pid, pidfd) => {
+            drop(theirs);
+            let finished = await_init(pid, &pidfd, &ours);
+            if finished.is_err() {
+                // The kernel takes all of the sandbox with its pid 1.
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                let _ = waitpid(Pid::from_raw(pid), None);
+            }
+            Ok((finished?, pidfd))
+        }
+    }
+}
+
+/// Children of this process will be born in a new time namespace.
+fn new_clock(monotonic: ClockOffset, boottime: ClockOffset) -> std::io::Result<()> {
+    sys::unshare(libc::CLONE_NEWTIME)?;
+    if monotonic == ClockOffset::default() && boottime == ClockOffset::default() {
+        return Ok(());
+    }
+    let offsets = format!(
+        "monotonic {} {}\nboottime {} {}\n",
+        monotonic.seconds, monotonic.nanoseconds, boottime.seconds, boottime.nanoseconds
+    );
+    File::options().write(true).open("/proc/self/timens_offsets")?.write_all(offsets.as_bytes())
+}
+
+fn await_init(pid: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Failure> {
+    let deadline = Instant::now() + CHILD_LIMIT;
+    let mut shortfalls = Vec::new();
+    loop {
+        match channel.hear(deadline).or_fail(Step::Report, "the new sandbox")? {
+            Heard::Word(Word::Failed(failure)) => return Err(failure),
+            Heard::Word(Word::Shortfall(failure)) => shortfalls.push(failure),
+            Heard::Word(Word::Ready) => {}
+            Heard::Closed => break,
+        }
+    }
+    if is_readable(pidfd, Duration::ZERO).or_fail(Step::Report, "the new sandbox")? {
+        return Err(Failure::refused(Step::Builder, "init", "it ended before it was running"));
+    }
+    shortfalls.extend(set_oom_score(pid, INIT_OOM_SCORE));
+    let start_time = start_time(pid).or_fail(Step::Report, "init")?;
+    Ok(Done { pid, start_time, pid_inside: 1, shortfalls })
+}
+
+/// Sets the out-of-memory score of a process, seen from outside; the failure if it could not.
+pub(super) fn set_oom_score(pid: i32, score: i32) -> Option<Failure> {
+    let written = std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string());
+    written.err().map(|error| Failure::os(Step::OomScore, "a process", error))
+}
+
+/// Field 22 of `/proc/PID/stat`. The second field is a name in brackets that may hold anything.
+pub(super) fn start_time(pid: i32) -> std::io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let time = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
+    time.ok_or_else(|| std::io::Error::other("the stat of the process has no start time"))
+}

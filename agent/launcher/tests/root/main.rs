@@ -1,0 +1,5 @@
+//! Sandboxes with the real launcher and the real init. These need root.
+
+mod support;
+
+mod first;
