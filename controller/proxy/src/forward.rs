@@ -263,7 +263,9 @@ fn deliver(
 ) -> Result<Response<ResponseBody>, Fault> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let tunnel = tunnel.ok_or_else(bad_answer)?;
-        return tunnel.open(response, lease.ticket).map_err(|tunnel::NotAsked| bad_answer());
+        return tunnel
+            .open(response, lease.ticket, visitor.shared.limits.idle())
+            .map_err(|tunnel::NotAsked| bad_answer());
     }
     let (mut head, body) = response.into_parts();
     clean(&mut head.headers, &visitor.shared);

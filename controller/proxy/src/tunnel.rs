@@ -1,11 +1,17 @@
 //! WebSocket and other upgrades. A tunnel is opened only after the instance's own 101: until then
 //! what the visitor sends is not passed on, so that it cannot smuggle a request past the router.
 
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::body::ResponseBody;
 use crate::headers;
@@ -47,6 +53,7 @@ impl Request {
         self,
         mut response: Response<Incoming>,
         ticket: Ticket,
+        linger: Duration,
     ) -> Result<Response<ResponseBody>, NotAsked> {
         let agreed = response.headers().get(header::UPGRADE).cloned().ok_or(NotAsked)?;
         let asked =
@@ -59,8 +66,7 @@ impl Request {
         tokio::spawn(async move {
             let _inside = ticket;
             let Ok((visitor, instance)) = futures_util::future::try_join(visitor, instance).await else { return };
-            // How it ended is known to both sides already.
-            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(visitor), &mut TokioIo::new(instance)).await;
+            join(TokioIo::new(visitor), TokioIo::new(instance), linger).await;
         });
         let mut headers = std::mem::take(response.headers_mut());
         headers::remove_hop_by_hop(&mut headers);
@@ -71,4 +77,30 @@ impl Request {
         *answer.headers_mut() = headers;
         Ok(answer)
     }
+}
+
+/// Passes bytes both ways until both sides have closed; `linger` after the first has, the other is
+/// cut off. An open tunnel may be silent for as long as it likes.
+async fn join<A, B>(visitor: A, instance: B, linger: Duration)
+where
+    A: AsyncRead + AsyncWrite + Send,
+    B: AsyncRead + AsyncWrite + Send,
+{
+    let (from_visitor, to_visitor) = tokio::io::split(visitor);
+    let (from_instance, to_instance) = tokio::io::split(instance);
+    let mut up = std::pin::pin!(pass(from_visitor, to_instance));
+    let mut down = std::pin::pin!(pass(from_instance, to_visitor));
+    let (first, other): (_, Pin<&mut (dyn Future<Output = io::Result<()>> + Send)>) = tokio::select! {
+        ended = &mut up => (ended, down),
+        ended = &mut down => (ended, up),
+    };
+    if first.is_ok() {
+        // How the other half ends is known to both sides.
+        let _ = tokio::time::timeout(linger, other).await;
+    }
+}
+
+async fn pass(mut from: impl AsyncRead + Unpin + Send, mut to: impl AsyncWrite + Unpin + Send) -> io::Result<()> {
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
 }

@@ -1,0 +1,12 @@
+//! The router as visitors, instances, the controller and the agent meet it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+mod errors;
+mod forwarding;
+mod learning;
+mod smuggling;
+mod streaming;
+mod support;
+mod swaps;
+mod upgrades;
