@@ -155,14 +155,7 @@ async fn corrupted_state_of_the_agent_is_told_and_kept_and_costs_no_other_app() 
     world.deploy("other", &App::probe("one")).await;
     let (shop, other) = (world.instance("shop").await, world.instance("other").await);
     world.kill_agent();
-    let folder = world.base().join("agent/instances").join(shop.id.as_str());
-    let record = files_below(&folder).into_iter().find(|(path, size)| {
-        *size > 0
-            && !path
-                .components()
-                .any(|part| ["upper", "work", "logs"].contains(&part.as_os_str().to_str().unwrap_or("")))
-    });
-    let (record, _) = record.unwrap_or_else(|| panic!("no record in {}: {:?}", folder.display(), files_below(&folder)));
+    let record = world.base().join("agent/instances").join(shop.id.as_str()).join("record");
     let mut bytes = fs::read(&record).expect("the record");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0xff;
@@ -179,6 +172,37 @@ async fn corrupted_state_of_the_agent_is_told_and_kept_and_costs_no_other_app() 
             .then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_version_wrote_is_refused_and_what_runs_goes_on() {
+    needs_a_world!();
+    let mut world = World::start().await;
+    world.deploy("shop", &App::probe("one")).await;
+    let shop = world.instance("shop").await;
+    world.stop_controller();
+    world.stop_agent();
+
+    let database = world.base().join("controller/drowse.db");
+    let good = fs::read(&database).expect("the database");
+    let mut newer = good.clone();
+    // `user_version` in SQLite's file header: four bytes, big-endian, at 60.
+    newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    fs::write(&database, &newer).expect("written");
+    is_clear(&world.controller_refuses(), &["drowse.db", "99", "newer"]);
+    fs::write(&database, &good).expect("written");
+
+    let record = world.base().join("agent/instances").join(shop.id.as_str()).join("record");
+    let good = fs::read_to_string(&record).expect("the record");
+    fs::write(&record, good.replacen(" v1 ", " v99 ", 1)).expect("written");
+    is_clear(&world.agent_refuses(), &["record", "99", "newer"]);
+    world.serves("shop", "/", "one ").await;
+    fs::write(&record, &good).expect("written");
+
+    world.start_agent().await;
+    world.start_controller().await;
+    let adopted = world.instance_becomes(&shop.id, "is adopted", |status| status.state.is_ready()).await;
+    assert_eq!(adopted.process, shop.process, "it ran all the while");
 }
 
 #[tokio::test(flavor = "multi_thread")]
