@@ -1,5 +1,19 @@
-//! OCI runtime bundles.
+//! OCI runtime bundles: the `config.json` that describes what we run, and those of third parties.
+//!
+//! Ours are made by [`runtime_spec`] and always confine in full. A third party's is [`read`],
+//! [`check`]ed against what the operator allows, and [`merged`] into one of ours: it can ask for more
+//! than the defaults only where it is allowed to, and never for less confinement. Its cgroup, limits,
+//! seccomp filter, AppArmor and SELinux labels are ours to decide and are not looked at; capabilities
+//! that are not allowed are dropped.
+
+mod check;
+mod defaults;
+mod image;
+mod json;
+
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -7,13 +21,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::overlay::IdRange;
 
+pub use check::{Refusal, Refusals, check};
+pub use defaults::{masked_paths, merged, read_only_paths, runtime_spec};
+pub use image::spec_of_image;
+
+/// The largest `config.json` that is read.
+const LARGEST_CONFIG: u64 = 1 << 20;
+
 /// What an operator lets third-party bundles ask for. Everything is refused by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AllowList {
     /// Programs that may be hooks, by absolute path.
     pub hooks: Vec<PathBuf>,
-    /// Device nodes, by absolute path.
+    /// Device nodes, by absolute path on the host; a bundle may ask for the same device under the
+    /// same path.
     pub devices: Vec<PathBuf>,
     /// Host folders that may be bound, with all below them.
     pub host_binds: Vec<PathBuf>,
@@ -21,7 +43,7 @@ pub struct AllowList {
     pub namespace_paths: Vec<PathBuf>,
     /// Kernel parameters that may be set, by name.
     pub sysctls: Vec<String>,
-    /// Capabilities that may be kept, as `CAP_NET_BIND_SERVICE`.
+    /// Capabilities that may be kept, as `CAP_NET_BIND_SERVICE`; others are dropped.
     pub capabilities: Vec<String>,
     /// The lowest `oomScoreAdj` that may be asked for.
     pub oom_score_adj: Option<i32>,
@@ -56,40 +78,98 @@ pub struct SpecInput {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// x
+/// Why a bundle cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// x
-    #[error("unimplemented")]
-    Unimplemented,
+    /// The file system refused.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The configuration is too large.
+    #[error("{path} is larger than 1 MiB")]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The configuration is no configuration, or names one key twice.
+    #[error("{path} is not a valid runtime configuration")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Where it goes wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It asks for what the operator did not allow.
+    #[error(transparent)]
+    Refused(#[from] Refusals),
+    /// It lacks something, or has it in a form that we do not take.
+    #[error("{field}: {problem}")]
+    Unfit {
+        /// The field, as `root.path`.
+        field: &'static str,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// An id that the range does not reach.
+    #[error("id {id} is outside of the {count} ids that an image may use")]
+    Id {
+        /// The image's id.
+        id: u32,
+        /// Size of the range.
+        count: u32,
+    },
+    /// The specification's types refused a value of ours.
+    #[error("cannot describe the container")]
+    Build(#[from] oci_spec::OciSpecError),
 }
 
-/// A field that is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is not allowed: {found}; {advice}")]
-pub struct Refusal {
-    /// The field, as `linux.devices[0].path`.
-    pub field: String,
-    /// What it holds.
-    pub found: String,
-    /// What to do.
-    pub advice: String,
+/// Reads `config.json` of the bundle in `folder`. A key that stands twice is refused: two readers
+/// would see two configurations.
+///
+/// # Errors
+/// When it is missing, too large or malformed.
+pub fn read(folder: &Path) -> Result<Spec, BundleError> {
+    let path = folder.join("config.json");
+    let io_error = |action| {
+        let path = path.clone();
+        move |source: io::Error| BundleError::Io { action, path, source }
+    };
+    // As O_NONBLOCK|O_NOFOLLOW: a bundle may come from a stranger's archive.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file =
+        rustix::fs::openat(rustix::fs::CWD, &path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            .map_err(|error| io_error("open")(error.into()))?;
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(fs::File::from(file), LARGEST_CONFIG + 1), &mut bytes)
+        .map_err(io_error("read"))?;
+    if bytes.len() as u64 > LARGEST_CONFIG {
+        return Err(BundleError::TooLarge { path });
+    }
+    json::parse(&bytes).map_err(|source| BundleError::Malformed { path, source })
 }
 
-/// Spec.
-#[allow(missing_docs, clippy::missing_errors_doc, unused_variables)]
-pub fn runtime_spec(input: &SpecInput) -> Result<Spec, BundleError> {
-    Err(BundleError::Unimplemented)
+/// Writes `config.json` of the bundle in `folder`: temporary, synced, renamed.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn write(folder: &Path, spec: &Spec) -> Result<(), BundleError> {
+    let path = folder.join("config.json");
+    let io_error = |source: io::Error| BundleError::Io { action: "write", path: folder.join("config.json"), source };
+    let bytes =
+        serde_json::to_vec_pretty(spec).map_err(|source| BundleError::Malformed { path: path.clone(), source })?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io_error)?;
+    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(io_error)?;
+    file.persist(&path).map_err(|error| io_error(error.error))?;
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)
 }
-#[allow(missing_docs, clippy::missing_errors_doc, unused_variables)]
-pub fn check(spec: &Spec, allow: &AllowList) -> Result<(), Vec<Refusal>> {
-    Ok(())
-}
-#[allow(missing_docs, clippy::missing_errors_doc, unused_variables)]
-pub fn read(bundle: &Path) -> Result<Spec, BundleError> {
-    Err(BundleError::Unimplemented)
-}
-#[allow(missing_docs, clippy::missing_errors_doc, unused_variables)]
-pub fn write(bundle: &Path, spec: &Spec) -> Result<(), BundleError> {
-    Err(BundleError::Unimplemented)
-}
+
+#[cfg(test)]
+mod tests;

@@ -69,11 +69,13 @@ pub(super) struct Packages<'a> {
     /// `essential`: installed; `extract`: only unpacked, no package is configured.
     pub variant: &'static str,
     pub names: String,
+    /// Packages that are removed at the end.
+    pub purge: &'a [String],
 }
 
 impl<'a> Packages<'a> {
     fn of(recipe: &'a Recipe) -> Self {
-        Self { suite: &recipe.suite, variant: "essential", names: recipe.packages.join(",") }
+        Self { suite: &recipe.suite, variant: "essential", names: recipe.packages.join(","), purge: &recipe.purge }
     }
 }
 
@@ -94,6 +96,10 @@ pub(super) fn debootstrap(
     command.args(["--aptopt=APT::Sandbox::User \"root\"", "--aptopt=APT::Install-Recommends \"false\""]);
     command.args(apt::transport_options().iter().map(|option| format!("--aptopt={option}")));
     command.args(LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
+    if !packages.purge.is_empty() {
+        let hook = format!("chroot \"$1\" dpkg --purge {} >&2", packages.purge.join(" "));
+        command.arg(format!("--customize-hook={hook}"));
+    }
     command.arg(packages.suite).arg(root).arg(&sources);
     run(command, "mmdebstrap", &mut |text| {
         if let Some(step) = text.strip_prefix("I: ") {

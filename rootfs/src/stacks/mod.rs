@@ -43,6 +43,9 @@ pub struct Recipe {
     pub suite: String,
     /// The packages, beside the essential ones.
     pub packages: Vec<String>,
+    /// Packages that come with the essential ones and go again.
+    #[serde(default)]
+    pub purge: Vec<String>,
     /// Paths that are removed again, with all below.
     #[serde(default)]
     pub remove: Vec<String>,

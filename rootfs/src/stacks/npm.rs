@@ -82,7 +82,7 @@ fn fetch(npm: &Npm, suite: &str, work: &Path) -> Result<File, StackError> {
 /// Debian's npm, unpacked into a throw-away folder and run there.
 fn fetch_by_debians(npm: &Npm, suite: &str, folder: &Path, work: &Path) -> Result<(), StackError> {
     // base-files has the links /lib and /lib64, without which nothing finds the dynamic loader.
-    let packages = Packages { suite, variant: "extract", names: "base-files,npm".to_owned() };
+    let packages = Packages { suite, variant: "extract", names: "base-files,npm".to_owned(), purge: &[] };
     debootstrap(&packages, work, folder, &mut |_| {})?;
     for name in FROM_HOST {
         let from = Path::new("/").join(name);
