@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::sink::SinkOnError;
 use crate::{ErrorCode, Problem};
 
 /// How long a daemon may take until it answers a call that is not a stream.
@@ -205,7 +206,7 @@ async fn handshake<I>(io: I) -> Result<hyper::client::conn::http1::SendRequest<B
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(SinkOnError::new(io))).await?;
     // The connection ends by itself when the sender and the answer's body are dropped.
     tokio::spawn(connection);
     Ok(sender)

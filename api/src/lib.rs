@@ -15,6 +15,7 @@ pub mod image;
 pub mod instance;
 pub mod platform;
 pub mod routing;
+mod sink;
 pub mod units;
 
 pub use error::{ErrorCode, Problem};
