@@ -1,0 +1,228 @@
+//! Links come, stay, move and go.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use super::super::{InstanceLink, Network, NetworkConfig, NetworkError, nft};
+use super::config;
+use super::stage::{FAR, Namespace, arrived, nothing_arrived, on_stage, owner, shell};
+use crate::config::AddressRange;
+
+const A: [u8; 4] = [10, 83, 0, 5];
+const B: [u8; 4] = [10, 83, 9, 6];
+
+fn link(name: &str, addresses: &[[u8; 4]]) -> InstanceLink {
+    let addresses = addresses.iter().copied().map(Ipv4Addr::from).collect();
+    InstanceLink { owner: owner(name), name: format!("dwt-{name}"), addresses }
+}
+
+async fn until_gone(network: &Network) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !network.list().await.expect("list").is_empty() {
+        assert!(Instant::now() < end, "links stay");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn attaching_again_changes_nothing_and_heals_what_is_missing() {
+    on_stage(config(), |stage| async move {
+        let app = stage.app("a", A).await;
+        let listener = app.listen(A.into(), 8080);
+        let before = shell("ip -o link show dwt-a");
+        stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect("again");
+        assert_eq!(shell("ip -o link show dwt-a"), before);
+        stage.network.ensure().await.expect("ensure with links there");
+        stage.host.connect(A.into(), 8080).expect("still reached");
+        arrived(&listener);
+
+        shell("ip route del 10.83.0.5; nft flush set inet drowse-test links");
+        app.shell("ip route del default");
+        stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect("healed");
+        stage.host.connect(A.into(), 8080).expect("reached again");
+        let far = stage.outside.listen(FAR, 80);
+        app.connect(FAR, 80).expect("the outside again");
+        arrived(&far);
+        assert_eq!(stage.network.list().await.expect("list"), [link("a", &[A])]);
+    });
+}
+
+#[test]
+fn a_new_sandbox_of_the_same_owner_takes_the_link_over() {
+    on_stage(config(), |stage| async move {
+        let old = stage.app("a", A).await;
+        let new = stage.app("a", A).await;
+        let listener = new.listen(A.into(), 8080);
+        stage.host.connect(A.into(), 8080).expect("the new one");
+        arrived(&listener);
+        assert!(!old.shell("ip -o link").contains("eth0"), "the old one has none");
+        assert_eq!(stage.network.list().await.expect("list").len(), 1);
+    });
+}
+
+#[test]
+fn detaching_leaves_nothing() {
+    on_stage(config(), |stage| async move {
+        let before = shell("ip -o link; ip route; ip neigh; ip addr");
+        let app = stage.app("a", A).await;
+        let long = owner("build--abcdefghij");
+        let build = Namespace::new();
+        stage.network.attach(build.fd(), &long, B.into()).await.expect("attach");
+        assert_eq!(stage.network.list().await.expect("list").len(), 2);
+        for name in [owner("a"), long] {
+            stage.network.detach(&name).await.expect("detach");
+            stage.network.detach(&name).await.expect("detach again");
+        }
+        assert_eq!(stage.network.list().await.expect("list"), []);
+        assert_eq!(shell("ip -o link; ip route; ip neigh; ip addr"), before);
+        assert_eq!(nft::elements("drowse-test").await.expect("elements"), []);
+        assert!(!app.shell("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn a_sandbox_that_ends_takes_its_link_along_and_ensure_forgets_it() {
+    on_stage(config(), |stage| async move {
+        let kept = stage.app("b", B).await;
+        drop(stage.app("a", A).await);
+        let end = Instant::now() + Duration::from_secs(20);
+        while stage.network.list().await.expect("list").len() > 1 {
+            assert!(Instant::now() < end, "the kernel removes the link with the namespace");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(nft::elements("drowse-test").await.expect("elements").len(), 2);
+        stage.network.ensure().await.expect("ensure");
+        let left = nft::elements("drowse-test").await.expect("elements");
+        assert_eq!(left.iter().map(|element| element.link.as_str()).collect::<Vec<_>>(), ["dwt-b"]);
+        drop(kept);
+        until_gone(&stage.network).await;
+    });
+}
+
+#[test]
+fn one_link_carries_many_addresses() {
+    on_stage(config(), |stage| async move {
+        let sites = stage.app("sites", A).await;
+        let listener = sites.listen(Ipv4Addr::UNSPECIFIED, 8080);
+        stage.network.add_address(sites.fd(), &owner("sites"), B.into()).await.expect("add");
+        stage.network.add_address(sites.fd(), &owner("sites"), B.into()).await.expect("add again");
+        for address in [A, B] {
+            let visitor = stage.host.connect(address.into(), 8080).expect("reached");
+            assert_eq!(visitor.peer_addr().expect("peer").ip(), IpAddr::from(address));
+            let (accepted, _) = listener.accept().expect("arrived");
+            assert_eq!(accepted.local_addr().expect("local").ip(), IpAddr::from(address), "told apart");
+        }
+        assert_eq!(stage.network.list().await.expect("list"), [link("sites", &[A, B])]);
+        stage.network.remove_address(sites.fd(), &owner("sites"), B.into()).await.expect("remove");
+        stage.network.remove_address(sites.fd(), &owner("sites"), B.into()).await.expect("remove again");
+        stage.host.is_refused(B.into(), 8080);
+        nothing_arrived(&listener);
+        stage.host.connect(A.into(), 8080).expect("the first stays");
+        assert_eq!(stage.network.list().await.expect("list"), [link("sites", &[A])]);
+        assert!(!sites.shell("ip addr").contains("10.83.9.6"));
+        let missing = stage.network.add_address(sites.fd(), &owner("nobody"), B.into()).await;
+        assert!(matches!(missing, Err(NetworkError::NoLink { .. })));
+    });
+}
+
+#[test]
+fn two_networks_live_beside_each_other() {
+    on_stage(config(), |stage| async move {
+        let other = Network::new(NetworkConfig {
+            range: AddressRange { base: Ipv4Addr::new(10, 84, 0, 0), prefix: 16 },
+            table: "drowse-test2".to_owned(),
+            link_prefix: "dw".to_owned(),
+            ..config()
+        });
+        other.ensure().await.expect("the second");
+        let a = stage.app("a", A).await;
+        let theirs = Namespace::new();
+        other.attach(theirs.fd(), &owner("a"), [10, 84, 0, 5].into()).await.expect("attach");
+        let (one, two) = (a.listen(A.into(), 8080), theirs.listen([10, 84, 0, 5].into(), 8080));
+        for (address, listener) in [(A, &one), ([10, 84, 0, 5], &two)] {
+            stage.host.connect_as(991, address.into(), 8080).expect("reached");
+            arrived(listener);
+        }
+        let far = stage.outside.listen(FAR, 80);
+        for app in [&a, &theirs] {
+            app.connect(FAR, 80).expect("the outside");
+            arrived(&far);
+        }
+        a.is_refused([10, 84, 0, 5].into(), 8080);
+        theirs.is_refused(A.into(), 8080);
+        nothing_arrived(&one);
+        nothing_arrived(&two);
+        assert_eq!(stage.network.list().await.expect("list").len(), 1);
+        other.teardown().await.expect("teardown");
+        assert_eq!(other.list().await.expect("list"), []);
+        stage.host.connect(A.into(), 8080).expect("the first is as before");
+    });
+}
+
+#[test]
+fn teardown_leaves_the_host_as_it_was() {
+    on_stage(config(), |stage| async move {
+        let _app = stage.app("a", A).await;
+        shell("ip link add dwt-half type veth peer name half; ip link add dwtx type veth peer name dwtx2");
+        for _ in 0..2 {
+            stage.network.teardown().await.expect("teardown, also again");
+        }
+        assert_eq!(shell("nft list tables").trim(), "");
+        let left = shell("ip -o link; ip route");
+        assert!(!left.contains("dwt-") && !left.contains("10.83."), "{left}");
+        assert!(left.contains("dwtx"), "another's link with a similar name stays");
+        stage.network.ensure().await.expect("and it can begin again");
+    });
+}
+
+#[test]
+fn a_range_in_use_is_refused_before_anything_is_changed() {
+    on_stage(config(), |stage| async move {
+        stage.network.teardown().await.expect("teardown");
+        shell("ip link add lan type veth peer name lan2; ip addr add 10.83.4.1/24 dev lan; ip link set lan up");
+        let error = stage.network.ensure().await.expect_err("taken").to_string();
+        assert!(error.contains("10.83.4") && error.contains("lan") && error.contains("address_range"), "{error}");
+        assert_eq!(shell("nft list tables").trim(), "");
+    });
+}
+
+#[test]
+fn a_name_that_another_has_is_never_taken() {
+    on_stage(config(), |stage| async move {
+        shell("ip link add dwt-a type veth peer name theirs; ip link set dwt-a alias drowse-other:a");
+        let app = Namespace::new();
+        let error = stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect_err("taken");
+        assert!(matches!(error, NetworkError::NameTaken { .. }), "{error}");
+        stage.network.teardown().await.expect("teardown");
+        assert!(shell("ip -o link").contains("dwt-a"));
+    });
+}
+
+#[test]
+fn attaching_without_a_table_leaves_no_link() {
+    on_stage(config(), |stage| async move {
+        stage.network.teardown().await.expect("teardown");
+        let app = Namespace::new();
+        let error = stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect_err("no table");
+        assert!(matches!(error, NetworkError::Nft { .. }), "{error}");
+        assert!(!shell("ip -o link").contains("dwt-a"));
+        assert!(!app.shell("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn what_a_link_costs_is_told() {
+    on_stage(config(), |stage| async move {
+        let apps: Vec<Namespace> = (0..20).map(|_| Namespace::new()).collect();
+        let mut times = [Duration::ZERO; 2];
+        for (app, last) in apps.iter().zip(1_u8..) {
+            let start = Instant::now();
+            stage.network.attach(app.fd(), &owner("a"), [10, 83, 1, last].into()).await.expect("attach");
+            times[0] += start.elapsed();
+            let start = Instant::now();
+            stage.network.detach(&owner("a")).await.expect("detach");
+            times[1] += start.elapsed();
+        }
+        eprintln!("attach {:?}, detach {:?}", times[0] / 20, times[1] / 20);
+    });
+}
