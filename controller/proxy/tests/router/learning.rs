@@ -68,7 +68,9 @@ async fn an_instance_that_moved_is_dialled_at_its_new_address() {
     let (after, _) = scripted(|_| ok("after")).await;
     let world = World::new(&[before]).await;
     assert_eq!(world.get("/").await.text(), "before");
-    world.endpoints.send_modify(|e| drop(e.ready.insert(InstanceId::parse("i0").unwrap(), after)));
+    world.endpoints.send_modify(|e| {
+        e.ready.insert(InstanceId::parse("i0").unwrap(), after);
+    });
     for _ in 0..500 {
         let text = world.get("/").await.text();
         if text == "after" {

@@ -44,7 +44,9 @@ async fn a_thousand_swaps_under_load_lose_no_request() {
             tokio::task::yield_now().await;
             world.endpoints.send_modify(|e| e.ready = [(id, address)].into());
         } else {
-            world.endpoints.send_modify(|e| drop(e.ready.insert(id, address)));
+            world.endpoints.send_modify(|e| {
+                e.ready.insert(id, address);
+            });
             world.change_table(|table| drop(table.hosts.insert(host("shop"), app_route("shop", &[&name]))));
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
