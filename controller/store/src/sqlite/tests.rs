@@ -99,7 +99,11 @@ async fn a_full_disk_is_an_error_and_loses_nothing_that_was_acknowledged() {
     filled(&path).await;
     let engine = Sqlite::open(&path).expect("opens");
     // SQLite answers a reached page limit with the same code as a full disk.
-    engine.writer.run(|raw| Ok(raw.pragma_update(None, "max_page_count", 120).expect("sets"))).await.expect("runs");
+    let limit = |raw: &mut Connection| {
+        raw.pragma_update(None, "max_page_count", 120).expect("sets");
+        Ok(())
+    };
+    engine.writer.run(limit).await.expect("runs");
     let store = Store::new(engine);
     let mut last = Ok(Outcome::Committed(Revision(0)));
     let mut acknowledged = 0;

@@ -1,0 +1,236 @@
+//! Apps: seen, restarted, stopped, started, removed, and their environment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json as Answered;
+use axum::extract::{Path, State};
+use drowse_api::event::EventKind;
+use drowse_api::platform::{AppView, EnvPatch, Environment, Wanted};
+use drowse_api::{ErrorCode, Problem};
+use http::StatusCode;
+use jiff::Timestamp;
+
+use super::access::Caller;
+use super::answer::{Answer, Json, bad_request};
+use super::{Api, views};
+use crate::desired::{Desired, Fact, Step, removal};
+use crate::model::{App, Build, Cause, Deployment};
+use crate::phase::{Phase, superseded};
+
+/// The largest environment, names and values together.
+const MAX_ENV: usize = 256 << 10;
+
+type Accepted = Answer<(StatusCode, Answered<AppView>)>;
+
+pub(super) async fn list(caller: Caller, State(api): State<Api>) -> Answered<Vec<AppView>> {
+    let desired = api.ledger.desired();
+    let own = desired.apps.iter().filter(|app| caller.owns(&app.owner));
+    Answered(own.map(|app| views::app(&api, &desired, app)).collect())
+}
+
+pub(super) async fn show(
+    caller: Caller,
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Answer<Answered<AppView>> {
+    let desired = api.ledger.desired();
+    Ok(Answered(views::app(&api, &desired, caller.app(&desired, &name)?)))
+}
+
+/// Changes an app and answers with what it is then.
+async fn change(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    decide: impl Fn(&Desired, &App) -> Result<Step, Problem>,
+) -> Accepted {
+    api.ledger.update(|desired| Ok((decide(desired, caller.app(desired, name)?)?, ()))).await?;
+    let desired = api.ledger.desired();
+    let view = views::app(api, &desired, caller.app(&desired, name)?);
+    Ok((StatusCode::ACCEPTED, Answered(view)))
+}
+
+fn told(step: Step, app: &App, caller: &Caller, what: &str) -> Step {
+    step.told(Fact::new(EventKind::App, format!("{what} by {} ({})", caller.name, caller.by)).app(&app.name))
+}
+
+/// Ends the pending deployment, if a deploy is under way. Its build is cancelled.
+pub(super) fn give_up_pending(desired: &Desired, app: &App, by: &str, now: Timestamp) -> Step {
+    let pending = app.pending.as_ref().filter(|release| release.cause == Cause::Deploy);
+    let deployment = pending.and_then(|release| desired.deployments.get(release.deployment.as_str()));
+    let Some(deployment) = deployment else { return Step::default() };
+    let mut ended = deployment.as_ref().clone();
+    ended.phase = ended.phase.superseded(superseded(by), now);
+    let message = format!("superseded by {by}");
+    let fact = Fact::new(EventKind::Deployment, message).deployment(&app.name, &deployment.id);
+    let step = Step::new(ended).told(fact);
+    match desired.builds.get(deployment.id.as_str()) {
+        Some(build) if deployment.phase.is_building() => step.and(Build { is_unwanted: true, ..Build::clone(build) }),
+        _ => step,
+    }
+}
+
+/// The step that starts new instances of what is there.
+fn released(desired: &Desired, app: &App, cause: Cause, now: Timestamp) -> Result<Step, Problem> {
+    let deployment = startable(desired, app).ok_or_else(|| {
+        let problem = Problem::new(ErrorCode::Conflict, format!("{} has no deployment that can be started", app.name));
+        problem.hint("`drowse deploy` makes one")
+    })?;
+    let mut next = app.clone();
+    next.wanted = Wanted::Running;
+    next.problem = None;
+    next.release(deployment.id.clone(), cause, now);
+    let step = Step::new(next);
+    Ok(match &deployment.phase {
+        Phase::DeploymentError(error) => match error.retried(now) {
+            Some(starting) => step.and(Deployment { phase: Phase::Starting(starting), ..deployment.as_ref().clone() }),
+            None => step,
+        },
+        _ => step.guarded(deployment.as_ref()),
+    })
+}
+
+/// The live deployment, or the newest that has an image.
+fn startable<'a>(desired: &'a Desired, app: &App) -> Option<&'a Arc<Deployment>> {
+    let live = app.live.as_ref().and_then(|live| desired.deployments.get(live.deployment.as_str()));
+    live.or_else(|| desired.deployments_of(&app.name).into_iter().find(|found| found.phase.image().is_some()))
+}
+
+/// Whether a deploy is under way, which starts new instances anyway.
+fn is_deploying(app: &App) -> bool {
+    app.pending.as_ref().is_some_and(|pending| pending.cause == Cause::Deploy)
+}
+
+pub(super) async fn restart(caller: Caller, State(api): State<Api>, Path(name): Path<String>) -> Accepted {
+    change(&api, &caller, &name, |desired, app| {
+        if app.wanted == Wanted::Stopped {
+            let problem = Problem::new(ErrorCode::Conflict, format!("{name} is stopped"));
+            return Err(problem.hint(format!("`drowse start {name}` starts it")));
+        }
+        if is_deploying(app) {
+            return Ok(told(Step::default(), app, &caller, "restart asked for, which the deploy under way is"));
+        }
+        let step = released(desired, app, Cause::Restart, Timestamp::now())?;
+        Ok(told(step, app, &caller, "restart asked for"))
+    })
+    .await
+}
+
+pub(super) async fn start(caller: Caller, State(api): State<Api>, Path(name): Path<String>) -> Accepted {
+    change(&api, &caller, &name, |desired, app| {
+        let live = app.live.as_ref().and_then(|live| desired.deployments.get(live.deployment.as_str()));
+        let is_up = live.is_some_and(|deployment| matches!(deployment.phase, Phase::Ready(_)));
+        if is_deploying(app) || app.wanted == Wanted::Running && (is_up || app.pending.is_some()) {
+            // It runs, or is on its way: that is what was asked for.
+            return Ok(Step::default());
+        }
+        Ok(told(released(desired, app, Cause::Start, Timestamp::now())?, app, &caller, "start asked for"))
+    })
+    .await
+}
+
+pub(super) async fn stop(caller: Caller, State(api): State<Api>, Path(name): Path<String>) -> Accepted {
+    change(&api, &caller, &name, |desired, app| {
+        if app.wanted == Wanted::Stopped && app.pending.is_none() {
+            return Ok(Step::default());
+        }
+        let step = give_up_pending(desired, app, "`drowse stop`", Timestamp::now());
+        let stopped = App { wanted: Wanted::Stopped, pending: None, ..app.clone() };
+        Ok(told(step.and(stopped), app, &caller, "stop asked for"))
+    })
+    .await
+}
+
+pub(super) async fn remove(
+    caller: Caller,
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Answer<Answered<AppView>> {
+    let view = api.ledger.update(|desired| {
+        let app = caller.app(desired, &name)?;
+        let mut step = Step::new(removal(app));
+        for deployment in desired.deployments_of(&app.name) {
+            step = step.and(removal(deployment.as_ref()));
+            if let Some(build) = desired.builds.get(deployment.id.as_str()) {
+                step = step.and(Build { is_unwanted: true, ..Build::clone(build) });
+            }
+        }
+        // Its instances belong to nothing any more, which is all that the plan needs to know.
+        Ok((told(step, app, &caller, "removed"), views::app(&api, desired, app)))
+    });
+    Ok(Answered(view.await?))
+}
+
+pub(super) async fn env(
+    caller: Caller,
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Answer<Answered<Environment>> {
+    let desired = api.ledger.desired();
+    Ok(Answered(Environment { vars: caller.app(&desired, &name)?.env.clone() }))
+}
+
+pub(super) async fn change_env(
+    caller: Caller,
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(patch): Json<EnvPatch>,
+) -> Answer<Answered<Environment>> {
+    patch.set.iter().try_for_each(|(name, value)| check_variable(name, value))?;
+    let vars = api.ledger.update(|desired| {
+        let app = caller.app(desired, &name)?;
+        let vars = patched(app, &patch)?;
+        if vars == app.env {
+            return Ok((Step::default(), vars));
+        }
+        let now = Timestamp::now();
+        let changed = App { env: vars.clone(), ..app.clone() };
+        let step = match &app.pending {
+            // The deploy under way takes the new environment with it; its build is not repeated.
+            Some(pending) => {
+                let mut changed = changed;
+                changed.release(pending.deployment.clone(), pending.cause, now);
+                Step::new(changed)
+            }
+            None if app.wanted == Wanted::Running && app.live.is_some() => {
+                released(desired, &changed, Cause::Environment, now)?
+            }
+            None => Step::new(changed),
+        };
+        let names: Vec<_> = patch.set.keys().chain(&patch.unset).map(String::as_str).collect();
+        Ok((told(step, app, &caller, &format!("environment changed ({})", names.join(", "))), vars))
+    });
+    Ok(Answered(Environment { vars: vars.await? }))
+}
+
+fn patched(app: &App, patch: &EnvPatch) -> Result<BTreeMap<String, String>, Problem> {
+    let mut vars = app.env.clone();
+    for name in &patch.unset {
+        vars.remove(name);
+    }
+    vars.extend(patch.set.clone());
+    let size: usize = vars.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > MAX_ENV {
+        let detail = format!("the environment would have {size} bytes; the limit is {MAX_ENV}");
+        return Err(Problem::new(ErrorCode::TooLarge, detail));
+    }
+    Ok(vars)
+}
+
+fn check_variable(name: &str, value: &str) -> Result<(), Problem> {
+    let shown: String = name.chars().take(80).collect();
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+    if !is_name {
+        let rule = "letters, digits and _ only, not beginning with a digit";
+        return Err(bad_request(format!("{shown:?} is no name of an environment variable: {rule}")));
+    }
+    if name == "PORT" {
+        return Err(bad_request("PORT is set by the platform: listen on the port it names"));
+    }
+    if value.contains('\0') {
+        return Err(bad_request(format!("the value of {shown} contains a zero byte")));
+    }
+    Ok(())
+}

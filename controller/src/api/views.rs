@@ -1,0 +1,84 @@
+//! Records as users see them.
+
+use std::collections::BTreeMap;
+
+use drowse_api::instance::{InstanceState, InstanceStatus};
+use drowse_api::platform::{AppView, DeploymentView, InstanceView, TokenView};
+
+use super::Api;
+use crate::desired::Desired;
+use crate::model::{App, Deployment, Instance, Life, Release, Token};
+use crate::picture::NodeView;
+use crate::routes::{deployment_label, instance_label};
+
+/// A deployment.
+#[must_use]
+pub fn deployment(api: &Api, deployment: &Deployment) -> DeploymentView {
+    DeploymentView {
+        id: deployment.id.clone(),
+        app: deployment.app.clone(),
+        app_type: deployment.app_type,
+        url: api.config.url(&deployment_label(deployment.app.as_str(), deployment.id.as_str())),
+        state: deployment.phase.shown(deployment.app_type),
+        created: deployment.created,
+        image: deployment.phase.image().cloned(),
+        problem: deployment.phase.problem().cloned(),
+    }
+}
+
+/// An app.
+#[must_use]
+pub fn app(api: &Api, desired: &Desired, app: &App) -> AppView {
+    let of = |release: &Option<Release>| {
+        let id = release.as_ref()?.deployment.as_str();
+        desired.deployments.get(id).map(|found| deployment(api, found))
+    };
+    let nodes: BTreeMap<_, _> = api.nodes.iter().map(|(name, node)| (name, node.view())).collect();
+    let instances = desired.instances_of(&app.name);
+    let shown = instances.into_iter().filter(|instance| !instance.life.is_past());
+    AppView {
+        name: app.name.clone(),
+        url: api.config.url(app.name.as_str()),
+        created: app.created,
+        wanted: app.wanted,
+        live: of(&app.live),
+        pending: of(&app.pending),
+        problem: app.problem.clone(),
+        instances: shown.map(|instance| self::instance(api, instance, nodes.get(&instance.node))).collect(),
+    }
+}
+
+fn instance(api: &Api, instance: &Instance, view: Option<&NodeView>) -> InstanceView {
+    let known = view.and_then(|view| view.instances.get(&instance.id)).cloned();
+    InstanceView {
+        node: instance.node.clone(),
+        url: api.config.url(&instance_label(instance.app.as_str(), instance.id.as_str())),
+        status: known.unwrap_or_else(|| unheard_of(instance)),
+    }
+}
+
+/// An instance that its node has not told about yet.
+fn unheard_of(instance: &Instance) -> InstanceStatus {
+    let state = match &instance.life {
+        Life::Stopping { reason } => InstanceState::Stopped { reason: reason.clone() },
+        Life::Stopped => InstanceState::Stopped { reason: "its app was stopped".to_owned() },
+        _ => InstanceState::Preparing,
+    };
+    InstanceStatus {
+        id: instance.id.clone(),
+        epoch: instance.epoch,
+        app: instance.app.clone(),
+        deployment: instance.deployment.clone(),
+        user: instance.owner.clone(),
+        address: None,
+        state,
+        process: None,
+        restarts: 0,
+    }
+}
+
+/// A token, without its secret.
+#[must_use]
+pub fn token(token: &Token) -> TokenView {
+    TokenView { id: token.id.clone(), label: token.label.clone(), created: token.created, expires: token.expires }
+}

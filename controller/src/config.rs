@@ -1,0 +1,251 @@
+//! The configuration file. Unknown keys are refused, and what cannot work is said at start.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use drowse_api::agent::BuildLimits;
+use drowse_api::instance::{BootCheck, Limits};
+use drowse_api::{HostName, MemoryBytes, NodeName};
+use drowse_proxy::RouterConfig;
+use serde::Deserialize;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what is expected.
+    #[error("configuration {path} is not usable")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+    /// The API without TLS, open to the network.
+    #[error(
+        "api_listen {address} is reachable from other machines, and the API has no TLS: listen on 127.0.0.1, and use \
+         `ssh -L 9480:127.0.0.1:9480 HOST` from elsewhere"
+    )]
+    OpenApi {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// No agent, or two with one name.
+    #[error("[[agents]] must name at least one node, each once: {found}")]
+    Agents {
+        /// What is there.
+        found: String,
+    },
+    /// The router was asked to run and is not configured.
+    #[error("configuration {path} has no [router] table, which `drowse-controller route` needs")]
+    NoRouter {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The domain that apps live under.
+    #[serde(default = "default_domain")]
+    pub domain: HostName,
+    /// Folder of the database.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// Folder of `controller.sock`.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// The API for holders of a token.
+    #[serde(default = "default_api_listen")]
+    pub api_listen: SocketAddr,
+    /// Peers of the socket in this group need no token.
+    #[serde(default)]
+    pub admin_gid: u32,
+    /// The peer of the socket that may follow the routes.
+    #[serde(default = "default_router_uid")]
+    pub router_uid: u32,
+    /// Name of the user that the first start makes.
+    #[serde(default = "default_owner")]
+    pub owner: String,
+    /// The nodes.
+    pub agents: Vec<AgentConfig>,
+    /// The router, a process of its own.
+    #[serde(default)]
+    pub router: Option<RouterConfig>,
+    /// What has a number.
+    #[serde(default)]
+    pub limits: Settings,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Its name, as its agent says too.
+    pub node: NodeName,
+    /// The agent's socket.
+    pub socket: PathBuf,
+}
+
+/// What has a number, with defaults for an installed system.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The largest upload.
+    pub upload: MemoryBytes,
+    /// How long requests in flight have when traffic has moved, in seconds.
+    pub drain_seconds: u32,
+    /// How long an instance has between SIGTERM and SIGKILL, in seconds.
+    pub grace_seconds: u32,
+    /// How many events are kept.
+    pub events: u64,
+    /// How many deployments of an app are kept, with the live one and the pending one.
+    pub deployments: usize,
+    /// What one instance may use.
+    pub instance: Limits,
+    /// What one build may use.
+    pub build: BuildLimits,
+    /// How an instance is found ready.
+    pub boot: BootCheck,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            upload: MemoryBytes::mib(512),
+            drain_seconds: 30,
+            grace_seconds: 30,
+            events: 10_000,
+            deployments: 10,
+            instance: Limits::default(),
+            build: BuildLimits::default(),
+            boot: BootCheck::default(),
+        }
+    }
+}
+
+fn default_domain() -> HostName {
+    HostName::parse("drowse.localhost").expect("a host name")
+}
+fn default_data_dir() -> PathBuf {
+    PathBuf::from("/var/lib/drowse/controller")
+}
+fn default_run_dir() -> PathBuf {
+    PathBuf::from("/run/drowse-controller")
+}
+fn default_api_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9480))
+}
+fn default_router_uid() -> u32 {
+    991
+}
+fn default_owner() -> String {
+    "owner".to_owned()
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// Says what cannot be used, and where.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self =
+            toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.api_listen.ip().is_loopback() {
+            return Err(ConfigError::OpenApi { address: self.api_listen });
+        }
+        let mut names: Vec<_> = self.agents.iter().map(|agent| agent.node.as_str()).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        if count == 0 || names.len() < count {
+            return Err(ConfigError::Agents { found: format!("{count} given, {} names", names.len()) });
+        }
+        Ok(())
+    }
+
+    /// The port visitors use.
+    #[must_use]
+    pub fn public_port(&self) -> u16 {
+        let listened = |router: &RouterConfig| router.listen.first().map(SocketAddr::port);
+        self.router.as_ref().and_then(|router| router.public_port.or_else(|| listened(router))).unwrap_or(80)
+    }
+
+    /// The address of what is at `label.DOMAIN`, with scheme and port.
+    #[must_use]
+    pub fn url(&self, label: &str) -> String {
+        match self.public_port() {
+            80 => format!("http://{label}.{}", self.domain),
+            port => format!("http://{label}.{}:{port}", self.domain),
+        }
+    }
+
+    /// The API's Unix socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("controller.sock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("controller.toml");
+        std::fs::write(&path, text).expect("writes");
+        Config::read(&path)
+    }
+
+    const AGENT: &str = "[[agents]]\nnode = \"node-1\"\nsocket = \"/run/drowse/agent.sock\"\n";
+
+    #[test]
+    fn defaults_are_those_of_an_installed_system() {
+        let config = read(AGENT).expect("reads");
+        assert_eq!(config.url("shop"), "http://shop.drowse.localhost");
+        assert_eq!(config.limits.upload, MemoryBytes::mib(512));
+    }
+
+    #[test]
+    fn the_public_port_is_in_the_addresses() {
+        let router = "[router]\nlisten = [\"127.0.0.1:8080\"]\ndata_dir = \"/d\"\nnode = \"node-1\"\n\
+                      agent_socket = \"/a\"\ncontroller_socket = \"/c\"\napi_address = \"127.0.0.1:9480\"\n";
+        let config = read(&format!("{AGENT}{router}")).expect("reads");
+        assert_eq!(config.url("shop"), "http://shop.drowse.localhost:8080");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = read(&format!("databse = 1\n{AGENT}")).expect_err("unknown key");
+        let source = std::error::Error::source(&error).expect("a source").to_string();
+        assert!(source.contains("databse"), "{source}");
+    }
+
+    #[test]
+    fn an_api_open_to_the_network_is_refused_with_the_way_out() {
+        let error = read(&format!("api_listen = \"0.0.0.0:9480\"\n{AGENT}")).expect_err("open");
+        assert!(error.to_string().contains("ssh -L"), "{error}");
+    }
+
+    #[test]
+    fn two_nodes_of_one_name_are_refused() {
+        assert!(matches!(read(&format!("{AGENT}{AGENT}")), Err(ConfigError::Agents { .. })));
+    }
+}

@@ -1,0 +1,316 @@
+//! The records of the controller: what users asked for and what was decided.
+//!
+//! Everything here is in the store. What runs at this moment is not: that is the agents' truth, and
+//! stands in [`picture`](crate::picture).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use drowse_api::deployment::{AppType, BuildInput};
+use drowse_api::platform::Wanted;
+use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, NodeName, Problem, TokenId, UserId};
+use drowse_store::Record;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::phase::Phase;
+
+/// A user of the platform.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// An access token. Its secret is known to its holder only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Token {
+    /// The public half.
+    pub id: TokenId,
+    /// Whose it is.
+    pub user: UserId,
+    /// What it is for.
+    pub label: String,
+    /// SHA-256 of the secret half, in hexadecimal digits.
+    pub hash: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+}
+
+/// An app: what its user wants.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct App {
+    /// Its name.
+    pub name: AppName,
+    /// Whose it is.
+    pub owner: UserId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Whether it should serve.
+    pub wanted: Wanted,
+    /// How many instances its user asked for, if anything.
+    pub scale: Option<Bounds>,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// The number of its newest release.
+    pub releases: u64,
+    /// What serves.
+    pub live: Option<Release>,
+    /// What is on its way to serve.
+    pub pending: Option<Release>,
+    /// Why the newest release that was no deploy did not take effect.
+    pub problem: Option<Problem>,
+}
+
+/// Fewest and most instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Fewest.
+    pub min: u32,
+    /// Most.
+    pub max: u32,
+}
+
+/// How many instances an app gets, by what its user asked for.
+#[must_use]
+pub fn effective_bounds(asked: Option<Bounds>) -> Bounds {
+    asked.unwrap_or(Bounds { min: 1, max: 1 })
+}
+
+/// A deployment with one environment: what instances are started from. Anything that needs new
+/// instances makes a new one, and traffic moves when they are ready.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its number within the app.
+    pub number: u64,
+    /// The version.
+    pub deployment: DeploymentId,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// Why it was made.
+    pub cause: Cause,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl Release {
+    /// Whether `instance` belongs to it.
+    #[must_use]
+    pub fn has(&self, instance: &Instance) -> bool {
+        self.number == instance.release && self.deployment == instance.deployment
+    }
+}
+
+/// Why a release was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A new version.
+    Deploy,
+    /// `drowse restart`.
+    Restart,
+    /// The environment was changed.
+    Environment,
+    /// `drowse start`.
+    Start,
+}
+
+impl Cause {
+    /// As users read it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::Restart => "restart",
+            Self::Environment => "change of environment",
+            Self::Start => "start",
+        }
+    }
+}
+
+impl App {
+    /// The release that `instance` belongs to, if it is live or pending.
+    #[must_use]
+    pub fn release_of(&self, instance: &Instance) -> Option<&Release> {
+        self.live.iter().chain(&self.pending).find(|release| release.has(instance))
+    }
+
+    /// Without its pending release. An app whose live instances were stopped by its user, and that
+    /// was to run again by that release only, is a stopped one again.
+    #[must_use]
+    pub fn without_pending<'a>(mut self, instances: impl IntoIterator<Item = &'a Arc<Instance>>) -> Self {
+        self.pending = None;
+        let of_live = |instance: &&'a Arc<Instance>| {
+            self.live.as_ref().is_some_and(|live| live.has(instance)) && !instance.life.is_past()
+        };
+        let mut own = instances.into_iter().filter(of_live).peekable();
+        if own.peek().is_some() && own.all(|instance| instance.life == Life::Stopped) {
+            self.wanted = Wanted::Stopped;
+        }
+        self
+    }
+
+    /// Makes the next release, which takes the place of a pending one.
+    pub fn release(&mut self, deployment: DeploymentId, cause: Cause, now: Timestamp) {
+        self.releases += 1;
+        let (number, env) = (self.releases, self.env.clone());
+        self.pending = Some(Release { number, deployment, env, cause, created: now });
+    }
+}
+
+/// One immutable version of an app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its app.
+    pub app: AppName,
+    /// Whose it is.
+    pub owner: UserId,
+    /// Its type.
+    pub app_type: AppType,
+    /// The node that holds its source and its image.
+    pub node: NodeName,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// How far it came.
+    pub phase: Phase,
+}
+
+/// A build on a node. Kept as long as its deployment, for the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Build {
+    /// The deployment it is for.
+    pub deployment: DeploymentId,
+    /// Its app.
+    pub app: AppName,
+    /// Whose it is.
+    pub owner: UserId,
+    /// Where.
+    pub node: NodeName,
+    /// What is built.
+    pub input: BuildInput,
+    /// The environment that build commands see.
+    pub env: BTreeMap<String, String>,
+    /// Whether it is to be removed from its node, and then from here.
+    pub is_unwanted: bool,
+}
+
+/// What processes of an app an instance runs, by the Procfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessType {
+    /// HTTP by host name.
+    Web,
+}
+
+/// One copy of a deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its app.
+    pub app: AppName,
+    /// Whose it is.
+    pub owner: UserId,
+    /// The deployment it is a copy of.
+    pub deployment: DeploymentId,
+    /// The number of its release.
+    pub release: u64,
+    /// What it runs.
+    pub process: ProcessType,
+    /// Where.
+    pub node: NodeName,
+    /// Its image.
+    pub image: Digest,
+    /// The newest decision about it. Raised before the agent is told.
+    pub epoch: Epoch,
+    /// When it was made.
+    pub created: Timestamp,
+    /// What was decided about it.
+    pub life: Life,
+}
+
+/// What was decided about an instance. What it does at this moment, its agent knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "life", rename_all = "kebab-case")]
+pub enum Life {
+    /// It is to run and was not ready yet.
+    Starting,
+    /// It is to run and was ready.
+    Serving,
+    /// It gets no new requests; those in flight are finished.
+    Draining {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It is told to end.
+    Stopping {
+        /// Why.
+        reason: String,
+    },
+    /// Its app was stopped by its user. Kept for its log until something takes its place.
+    Stopped,
+    /// It crashed again and again. Kept for its log until something takes its place.
+    Failed,
+    /// It is to be removed from its node.
+    Removing,
+    /// It is gone. Remembered for a while, should a late command have made it again.
+    Removed {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+impl Life {
+    /// Whether nothing of it is left, or soon will be.
+    #[must_use]
+    pub fn is_past(&self) -> bool {
+        matches!(self, Self::Removing | Self::Removed { .. })
+    }
+}
+
+/// How far the events of a node were taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The node.
+    pub node: NodeName,
+    /// The newest of its events that is stored.
+    pub sequence: u64,
+}
+
+/// The numbers of the stored events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// The oldest that is kept.
+    pub first: u64,
+    /// The next.
+    pub next: u64,
+}
+
+macro_rules! record {
+    ($type:ident, $kind:literal, $self:ident => $id:expr) => {
+        impl Record for $type {
+            const KIND: &'static str = $kind;
+            const VERSION: u32 = 1;
+            fn id(&$self) -> String {
+                $id
+            }
+        }
+    };
+}
+
+record!(User, "user", self => self.id.to_string());
+record!(Token, "token", self => self.id.to_string());
+record!(App, "app", self => self.name.to_string());
+record!(Deployment, "deployment", self => self.id.to_string());
+record!(Build, "build", self => self.deployment.to_string());
+record!(Instance, "instance", self => self.id.to_string());
+record!(Cursor, "cursor", self => self.node.to_string());
+record!(Counter, "counter", self => "events".to_owned());

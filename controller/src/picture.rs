@@ -1,0 +1,60 @@
+//! What the planner looks at: what is desired, and what is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use drowse_api::agent::BuildStatus;
+use drowse_api::instance::InstanceStatus;
+use drowse_api::routing::RouterStatus;
+use drowse_api::{DeploymentId, Epoch, InstanceId, NodeName, Problem};
+use drowse_store::Revision;
+
+use crate::config::Settings;
+use crate::desired::Desired;
+
+/// Everything that a decision may depend on, beside the time.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// The records.
+    pub desired: Arc<Desired>,
+    /// What the nodes report.
+    pub nodes: BTreeMap<NodeName, NodeView>,
+    /// What the routers have applied.
+    pub routers: BTreeMap<String, RouterStatus>,
+    /// The table they are offered.
+    pub published: Published,
+    /// What has a number.
+    pub settings: Arc<Settings>,
+}
+
+/// Which table is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its revision: of the records when its content last changed.
+    pub table: u64,
+    /// The revision of the records that it is right for.
+    pub as_of: Revision,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeView {
+    /// Whether what follows is what the node reports now, or the last it reported: then nothing is
+    /// decided by it.
+    pub is_connected: bool,
+    /// Its instances.
+    pub instances: BTreeMap<InstanceId, InstanceStatus>,
+    /// Builds it was asked about; `None` for those it does not have.
+    pub builds: BTreeMap<DeploymentId, Option<BuildStatus>>,
+    /// Commands that it refused.
+    pub refusals: BTreeMap<Refused, Problem>,
+}
+
+/// A command that a node refused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refused {
+    /// To run an instance, by the decision of this epoch.
+    Instance(InstanceId, Epoch),
+    /// To start a build.
+    Build(DeploymentId),
+}

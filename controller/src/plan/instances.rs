@@ -1,0 +1,213 @@
+//! One instance: what was decided about it against what its node says of it.
+
+use std::sync::Arc;
+
+use drowse_api::Epoch;
+use drowse_api::agent::StopRequest;
+use drowse_api::deployment::AppType;
+use drowse_api::event::EventKind;
+use drowse_api::instance::{InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
+use drowse_api::platform::Wanted;
+use drowse_store::Revision;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Call, Plan, connected};
+use crate::desired::{Fact, Held, Step, removal};
+use crate::drain::is_drained;
+use crate::model::{App, Deployment, Instance, Life, Release};
+use crate::picture::{NodeView, Picture, Refused};
+
+/// How long a removed instance is remembered, should a late command make it again.
+const TOMBSTONE: SignedDuration = SignedDuration::from_mins(10);
+
+/// An instance with all that a decision about it looks at.
+struct Case<'a> {
+    picture: &'a Picture,
+    instance: &'a Instance,
+    modified: Revision,
+    app: Option<&'a App>,
+    release: Option<&'a Release>,
+    now: Timestamp,
+}
+
+pub(super) fn plan(picture: &Picture, held: &Held<Instance>, now: Timestamp, plan: &mut Plan) {
+    let instance = held.value.as_ref();
+    let app = picture.desired.apps.get(instance.app.as_str()).map(AsRef::as_ref);
+    let release = app.and_then(|app| app.release_of(instance));
+    let case = Case { picture, instance, modified: held.modified, app, release, now };
+    let view = connected(picture, &instance.node);
+    match &instance.life {
+        Life::Starting | Life::Serving => case.running(view, plan),
+        Life::Draining { since } => plan.steps.extend(case.draining(view, *since)),
+        Life::Stopping { reason } => case.stopping(view, reason, plan),
+        Life::Stopped | Life::Failed => {
+            if !case.is_live() {
+                plan.steps.push(case.to(Life::Removing, instance.epoch.next()));
+            }
+        }
+        Life::Removing => case.removing(view, plan),
+        Life::Removed { since } => case.removed(view, *since, plan),
+    }
+}
+
+impl Case<'_> {
+    fn is_live(&self) -> bool {
+        let live = self.app.and_then(|app| app.live.as_ref());
+        live.is_some_and(|release| release.has(self.instance))
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.release.is_some() && self.app.is_some_and(|app| app.wanted == Wanted::Running)
+    }
+
+    fn to(&self, life: Life, epoch: Epoch) -> Step {
+        Step::new(Instance { life, epoch, ..self.instance.clone() })
+    }
+
+    fn told(&self, step: Step, message: impl Into<String>) -> Step {
+        step.told(Fact::new(EventKind::Instance, message).instance(self.instance))
+    }
+
+    fn running(&self, view: Option<&NodeView>, plan: &mut Plan) {
+        if !self.is_wanted() {
+            plan.steps.push(self.no_longer_wanted());
+            return;
+        }
+        let Some(view) = view else { return };
+        let status = view.instances.get(&self.instance.id);
+        match status {
+            Some(status) if status.epoch > self.instance.epoch => {
+                // The store was put back to an older state: this decision must be the newest again.
+                let step = self.to(self.instance.life.clone(), status.epoch.next());
+                plan.steps.push(self.told(step, "its node knew a newer decision: decided anew"));
+            }
+            Some(status) if status.epoch == self.instance.epoch => plan.steps.extend(self.running_as_told(status)),
+            _ => {
+                // A refusal ends a pending release; what serves is tried again and again.
+                let refused = Refused::Instance(self.instance.id.clone(), self.instance.epoch);
+                if (self.is_live() || !view.refusals.contains_key(&refused))
+                    && let Some(call) = self.put()
+                {
+                    plan.call(&self.instance.node, call);
+                }
+            }
+        }
+    }
+
+    /// Why it is to end: it was replaced, its app was stopped, or its app is gone.
+    fn no_longer_wanted(&self) -> Step {
+        let (id, epoch) = (&self.instance.id, self.instance.epoch.next());
+        let reason = match self.app {
+            None => "its app was removed",
+            Some(app) if app.wanted == Wanted::Stopped => "its app was stopped",
+            Some(_) => "another release took its place",
+        };
+        if self.instance.life == Life::Serving && self.app.is_some() {
+            // The agent is told nothing yet: the epoch rises when it is.
+            let step = self.to(Life::Draining { since: self.now }, self.instance.epoch);
+            return self.told(step, format!("instance {id} gets no more requests: {reason}"));
+        }
+        let step = self.to(Life::Stopping { reason: reason.to_owned() }, epoch);
+        self.told(step, format!("instance {id} is stopped: {reason}"))
+    }
+
+    fn running_as_told(&self, status: &InstanceStatus) -> Option<Step> {
+        let (id, epoch) = (&self.instance.id, self.instance.epoch);
+        match &status.state {
+            InstanceState::Ready { .. } if self.instance.life == Life::Starting => Some(self.to(Life::Serving, epoch)),
+            InstanceState::Stopped { reason } => {
+                let step = self.to(self.instance.life.clone(), epoch.next());
+                Some(self.told(step, format!("instance {id} is started again: {reason}")))
+            }
+            // The failure of a pending release's instance is the release's own affair.
+            InstanceState::Failed { failure } if self.is_live() => {
+                let step = self.to(Life::Failed, epoch);
+                Some(self.told(step, format!("instance {id} failed for good: {}", failure.detail)))
+            }
+            _ => None,
+        }
+    }
+
+    fn put(&self) -> Option<Call> {
+        let (app, release) = (self.app?, self.release?);
+        let deployment = self.picture.desired.deployments.get(self.instance.deployment.as_str())?;
+        Some(Call::PutInstance(Arc::new(self.spec(app, release, deployment))))
+    }
+
+    fn spec(&self, app: &App, release: &Release, deployment: &Deployment) -> InstanceSpec {
+        let Instance { id, epoch, image, owner, .. } = self.instance;
+        let is_site = deployment.app_type == AppType::Static;
+        InstanceSpec {
+            id: id.clone(),
+            epoch: *epoch,
+            user: owner.clone(),
+            app: app.name.clone(),
+            deployment: deployment.id.clone(),
+            workload: if is_site { Workload::Site } else { Workload::Web },
+            image: image.clone(),
+            env: release.env.clone(),
+            limits: self.picture.settings.instance,
+            boot: self.picture.settings.boot,
+            on_boot_failure: if self.is_live() { OnBootFailure::Retry } else { OnBootFailure::Fail },
+        }
+    }
+
+    fn draining(&self, view: Option<&NodeView>, since: Timestamp) -> Option<Step> {
+        let has_ended =
+            view.is_some_and(|view| view.instances.get(&self.instance.id).is_none_or(|status| status.state.is_over()));
+        let is_over = has_ended || is_drained(self.picture, &self.instance.id, self.modified, since, self.now);
+        is_over.then(|| {
+            let reason = match self.app {
+                Some(app) if app.wanted == Wanted::Stopped => "its app was stopped",
+                _ => "another release took its place",
+            };
+            let step = self.to(Life::Stopping { reason: reason.to_owned() }, self.instance.epoch.next());
+            self.told(step, format!("instance {} is stopped: its requests are finished", self.instance.id))
+        })
+    }
+
+    fn stopping(&self, view: Option<&NodeView>, reason: &str, plan: &mut Plan) {
+        let Some(view) = view else { return };
+        let status = view.instances.get(&self.instance.id);
+        if status.is_none_or(|status| status.state.is_over()) {
+            let is_kept = self.is_live() && self.app.is_some_and(|app| app.wanted == Wanted::Stopped);
+            plan.steps.push(match is_kept {
+                true => self.to(Life::Stopped, self.instance.epoch),
+                false => self.to(Life::Removing, self.instance.epoch.next()),
+            });
+            return;
+        }
+        let is_told = status.is_some_and(|status| {
+            status.epoch >= self.instance.epoch && matches!(status.state, InstanceState::Stopping { .. })
+        });
+        if !is_told {
+            let newest = status.map_or(self.instance.epoch, |status| status.epoch.max(self.instance.epoch));
+            let request = StopRequest {
+                epoch: newest,
+                grace_seconds: self.picture.settings.grace_seconds,
+                reason: reason.to_owned(),
+            };
+            plan.call(&self.instance.node, Call::StopInstance(self.instance.id.clone(), request));
+        }
+    }
+
+    fn removing(&self, view: Option<&NodeView>, plan: &mut Plan) {
+        let Some(view) = view else { return };
+        match view.instances.get(&self.instance.id) {
+            Some(status) => {
+                let epoch = status.epoch.max(self.instance.epoch);
+                plan.call(&self.instance.node, Call::DeleteInstance(self.instance.id.clone(), epoch));
+            }
+            None => plan.steps.push(self.to(Life::Removed { since: self.now }, self.instance.epoch)),
+        }
+    }
+
+    fn removed(&self, view: Option<&NodeView>, since: Timestamp, plan: &mut Plan) {
+        let Some(view) = view else { return };
+        if view.instances.contains_key(&self.instance.id) {
+            self.removing(Some(view), plan);
+        } else if self.now.duration_since(since) > TOMBSTONE {
+            plan.steps.push(Step::new(removal(self.instance)));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The table that routers serve by, made from the records alone: what an instance does at this
+//! moment is the router's own knowledge, so that nothing here changes when an agent is away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use drowse_api::HostName;
+use drowse_api::platform::Wanted;
+use drowse_api::routing::{Endpoint, Route, RouteTable};
+use drowse_store::Revision;
+use tokio::sync::watch;
+
+use crate::desired::Desired;
+use crate::model::{App, Instance, Life};
+use crate::phase::Phase;
+use crate::picture::Published;
+
+/// The label of a deployment's own address.
+#[must_use]
+pub fn deployment_label(app: &str, deployment: &str) -> String {
+    format!("{app}--d-{deployment}")
+}
+
+/// The label of an instance's own address.
+#[must_use]
+pub fn instance_label(app: &str, instance: &str) -> String {
+    format!("{app}--i-{instance}")
+}
+
+/// What answers for every host name.
+#[must_use]
+pub fn hosts(desired: &Desired, domain: &HostName) -> BTreeMap<HostName, Route> {
+    let mut hosts = BTreeMap::new();
+    let mut add = |label: &str, route: Route| match HostName::parse(format!("{label}.{domain}")) {
+        Ok(host) => drop(hosts.insert(host, route)),
+        Err(error) => tracing::error!(%error, "a host name that cannot be: left out"),
+    };
+    add("api", Route::Controller);
+    let mut by_app: BTreeMap<&str, Vec<&Arc<Instance>>> = BTreeMap::new();
+    for instance in desired.instances.iter() {
+        by_app.entry(instance.app.as_str()).or_default().push(instance);
+    }
+    for app in desired.apps.iter() {
+        let instances = by_app.get(app.name.as_str()).map_or(&[][..], Vec::as_slice);
+        let name = app.name.as_str();
+        add(name, app_route(desired, app, instances));
+        for instance in instances.iter().filter(|instance| instance.life == Life::Serving) {
+            let deployment = instance.deployment.as_str();
+            add(&instance_label(name, instance.id.as_str()), to(app, &[instance]));
+            let of_deployment: Vec<_> = instances
+                .iter()
+                .copied()
+                .filter(|other| other.life == Life::Serving && other.deployment == instance.deployment)
+                .collect();
+            add(&deployment_label(name, deployment), to(app, &of_deployment));
+        }
+    }
+    hosts
+}
+
+fn to(app: &App, instances: &[&Arc<Instance>]) -> Route {
+    let endpoints: Vec<_> = instances
+        .iter()
+        .map(|instance| Endpoint { node: instance.node.clone(), instance: instance.id.clone() })
+        .collect();
+    match instances.first() {
+        Some(first) => Route::Instances { app: app.name.clone(), deployment: first.deployment.clone(), endpoints },
+        None => unavailable(app, "starting", "it is being started".to_owned()),
+    }
+}
+
+fn unavailable(app: &App, code: &str, message: String) -> Route {
+    Route::Unavailable { app: app.name.clone(), code: code.to_owned(), message }
+}
+
+fn app_route(desired: &Desired, app: &App, instances: &[&Arc<Instance>]) -> Route {
+    if app.wanted == Wanted::Stopped {
+        return unavailable(app, "stopped", "its owner has stopped it".to_owned());
+    }
+    let Some(live) = &app.live else {
+        return if app.pending.is_some() {
+            unavailable(app, "starting", "its first deployment is on its way".to_owned())
+        } else {
+            unavailable(app, "not-deployed", "none of its deployments became ready".to_owned())
+        };
+    };
+    if let Some(deployment) = desired.deployments.get(live.deployment.as_str())
+        && let Phase::DeploymentError(error) = &deployment.phase
+    {
+        return unavailable(app, error.problem().code.as_str(), "it does not run at the moment".to_owned());
+    }
+    let serving: Vec<_> =
+        instances.iter().copied().filter(|instance| instance.life == Life::Serving && live.has(instance)).collect();
+    to(app, &serving)
+}
+
+/// The published table. One writer, the reconciler.
+#[derive(Debug)]
+pub struct Publisher {
+    domain: HostName,
+    table: watch::Sender<Arc<RouteTable>>,
+    as_of: Revision,
+}
+
+impl Publisher {
+    /// With the table of these records.
+    #[must_use]
+    pub fn new(domain: HostName, desired: &Desired) -> Self {
+        let hosts = hosts(desired, &domain);
+        let table = RouteTable { revision: desired.revision.0, domain: domain.to_string(), hosts };
+        Self { domain, table: watch::Sender::new(Arc::new(table)), as_of: desired.revision }
+    }
+
+    /// For those who follow it.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<RouteTable>> {
+        self.table.subscribe()
+    }
+
+    /// Brings the table up to these records. Its revision rises only if its content changes.
+    pub fn publish(&mut self, desired: &Desired) -> Published {
+        if desired.revision > self.as_of {
+            let hosts = hosts(desired, &self.domain);
+            self.as_of = desired.revision;
+            if hosts != self.table.borrow().hosts {
+                let table = RouteTable { revision: desired.revision.0, domain: self.domain.to_string(), hosts };
+                self.table.send_replace(Arc::new(table));
+            }
+        }
+        Published { table: self.table.borrow().revision, as_of: self.as_of }
+    }
+}

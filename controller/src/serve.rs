@@ -1,0 +1,222 @@
+//! The controller put together: records, nodes, reconciler, and the API behind its two doors.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use drowse_api::UserId;
+use drowse_api::event::EventKind;
+use drowse_store::{Store, StoreError};
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::api::{Api, router};
+use crate::config::Config;
+use crate::desired::{Desired, Fact, Step};
+use crate::ledger::Ledger;
+use crate::model::User;
+use crate::nodes::Node;
+use crate::peer::Peer;
+use crate::reconcile::{Nodes, Reconciler, Routers};
+use crate::routes::Publisher;
+
+/// How often history that nobody needs is dropped.
+const COMPACTION: Duration = Duration::from_secs(60);
+
+/// How long answers under way have when the controller is told to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Why the controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A folder cannot be made.
+    #[error("cannot make folder {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The lock file cannot be used.
+    #[error("cannot lock {path}")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another one runs.
+    #[error("another controller uses {path}: stop it first, or set another data_dir")]
+    Running {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The state cannot be used.
+    #[error("the state cannot be used")]
+    Store(#[from] StoreError),
+    /// A listener cannot be opened.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The exclusive use of a data folder, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct DataLock(#[allow(dead_code, reason = "held for the lock on it")] fs::File);
+
+/// Makes the data folder and locks it.
+///
+/// # Errors
+/// If it cannot be made, or another controller holds it.
+pub fn lock(data_dir: &Path) -> Result<DataLock, ServeError> {
+    make_folder(data_dir, 0o700)?;
+    let path = data_dir.join("lock");
+    let failure = |source| ServeError::Lock { path: path.clone(), source };
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failure)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(DataLock(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Running { path: data_dir.to_owned() }),
+        Err(error) => Err(failure(error.into())),
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), ServeError> {
+    let failure = |source| ServeError::Folder { path: path.to_owned(), source };
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(failure)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failure)
+}
+
+/// The running controller. Everything of it ends when it is dropped.
+#[derive(Debug)]
+pub struct Controller {
+    /// The records.
+    pub ledger: Ledger,
+    /// The nodes.
+    pub nodes: Arc<Nodes>,
+    end: CancellationToken,
+    tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Controller {
+    /// Starts it on this state.
+    ///
+    /// # Errors
+    /// A state that cannot be read, a listener that cannot be opened.
+    pub async fn start(config: Config, store: Store) -> Result<Self, ServeError> {
+        let ledger = Ledger::open(store, config.limits.events).await?;
+        // A revision of its own for every start: the routes below are newer than all before.
+        let base = ledger.desired();
+        ledger.commit(&base, vec![first_step(&base, &config)]).await?;
+        let (config, wake) = (Arc::new(config), Arc::new(Notify::new()));
+        let nodes: Nodes = config
+            .agents
+            .iter()
+            .map(|agent| (agent.node.clone(), Node::start(agent, &ledger, Arc::clone(&wake))))
+            .collect();
+        let nodes = Arc::new(nodes);
+        let publisher = Publisher::new(config.domain.clone(), &ledger.desired());
+        let end = CancellationToken::new();
+        let api = Api {
+            ledger: ledger.clone(),
+            nodes: Arc::clone(&nodes),
+            routers: Arc::new(Routers::default()),
+            table: publisher.subscribe(),
+            config: Arc::clone(&config),
+            wake: Arc::clone(&wake),
+            attempts: Arc::default(),
+            end: end.clone(),
+        };
+        let reconciler = Reconciler {
+            ledger: ledger.clone(),
+            nodes: Arc::clone(&nodes),
+            routers: Arc::clone(&api.routers),
+            publisher,
+            settings: Arc::new(config.limits.clone()),
+            wake,
+        };
+        let doors = [open_socket(&api, &config)?, open_tcp(&api, &config).await?];
+        let mut tasks: Vec<_> = doors.into_iter().map(AbortOnDropHandle::new).collect();
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(reconciler.run(end.clone()))));
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(compact(ledger.clone()))));
+        Ok(Self { ledger, nodes, end, tasks })
+    }
+
+    /// Ends it: no new calls, streams end, answers under way are given.
+    pub async fn stop(mut self) {
+        self.end.cancel();
+        // The doors close by themselves; the rest is cut.
+        let doors = self.tasks.drain(..2).collect::<Vec<_>>();
+        let _ = tokio::time::timeout(LAST_ANSWERS, futures_util::future::join_all(doors)).await;
+    }
+}
+
+fn first_step(desired: &Desired, config: &Config) -> Step {
+    let fact = Fact::new(EventKind::Node, format!("controller {} started", env!("CARGO_PKG_VERSION")));
+    let step = Step::default().told(fact);
+    if desired.users.iter().next().is_some() {
+        return step;
+    }
+    let user = User { id: UserId::generate(), name: config.owner.clone(), created: Timestamp::now() };
+    step.told(Fact::new(EventKind::App, format!("user {} was made", user.name))).and(user)
+}
+
+async fn compact(ledger: Ledger) {
+    let mut tick = tokio::time::interval(COMPACTION);
+    loop {
+        tick.tick().await;
+        if let Err(error) = ledger.compact().await {
+            tracing::warn!(%error, "the history was not compacted");
+        }
+    }
+}
+
+fn open_socket(api: &Api, config: &Config) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+    make_folder(&config.run_dir, 0o755)?;
+    let path = config.socket();
+    let failure = |source| ServeError::Listen { address: path.display().to_string(), source };
+    // The lock on the data folder is held: a socket that is there is a leftover.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failure(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(failure)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(failure)?;
+    if config.admin_gid != rustix::process::getegid().as_raw()
+        && let Err(error) = std::os::unix::fs::chown(&path, None, Some(config.admin_gid))
+    {
+        tracing::warn!(%error, gid = config.admin_gid, "the socket could not be given to the admin group");
+    }
+    let (service, end) = (router(api.clone()).into_make_service_with_connect_info::<Peer>(), api.end.clone());
+    Ok(tokio::spawn(async move {
+        let served = axum::serve(listener, service).with_graceful_shutdown(end.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the Unix socket is closed");
+        }
+    }))
+}
+
+async fn open_tcp(api: &Api, config: &Config) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+    let failure = |source| ServeError::Listen { address: config.api_listen.to_string(), source };
+    let listener = TcpListener::bind(config.api_listen).await.map_err(failure)?;
+    let (service, end) = (router(api.clone()).into_make_service_with_connect_info::<Peer>(), api.end.clone());
+    Ok(tokio::spawn(async move {
+        let served = axum::serve(listener, service).with_graceful_shutdown(end.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the TCP listener is closed");
+        }
+    }))
+}
