@@ -120,7 +120,7 @@ async fn an_app_that_eats_memory_at_its_first_start_fails_as_out_of_memory() {
     needs_a_world!();
     let world = World::start().await;
     let eater =
-        App::probe("one").file("Procfile", "web: exec python3 -c 'x = b"x" * (1 << 30); print(len(x))'\n");
+        App::probe("one").file("Procfile", "web: exec python3 -c 'x = bytes([120]) * (1 << 30); print(len(x))'\n");
     let mut pictures = world.watch_instances().await.expect("the agent answers");
     let (failed, reason) = tokio::join!(world.try_deploy("eater", &eater), async {
         loop {
