@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use drowse_api::client::Client;
-use drowse_api::instance::InstanceState;
 use drowse_api::platform::AppView;
 use drowse_api::{AppName, ErrorCode, InstanceId, Problem};
 
@@ -43,13 +42,16 @@ enum Verdict {
 #[derive(Debug, Clone)]
 pub struct Seen {
     before: BTreeSet<InstanceId>,
+    /// What was wrong before and may be shown until the change is taken up.
+    problem: Option<Problem>,
     was_pending: bool,
 }
 
 impl Seen {
     /// From the app as it was before the change.
     pub fn before(app: &AppView) -> Self {
-        Self { before: app.instances.iter().map(|instance| instance.status.id.clone()).collect(), was_pending: false }
+        let before = app.instances.iter().map(|instance| instance.status.id.clone()).collect();
+        Self { before, problem: app.problem.clone(), was_pending: false }
     }
 
     /// With what the controller answered to the change.
@@ -64,49 +66,32 @@ fn ready(app: &AppView) -> impl Iterator<Item = &InstanceId> {
 }
 
 fn judge(goal: Goal, seen: &Seen, app: &AppView, is_late: bool) -> Verdict {
-    let failed = || {
-        app.instances.iter().find_map(|instance| match &instance.status.state {
-            InstanceState::Failed { failure } => Some(failure),
-            _ => None,
-        })
-    };
+    let is_new_problem = app.problem.is_some() && (seen.was_pending || app.problem != seen.problem);
     match goal {
-        Goal::Stopped => match app.instances.iter().all(|instance| instance.status.state.is_over()) {
-            true if app.pending.is_none() => Verdict::Done,
-            _ => Verdict::Waiting,
-        },
+        Goal::Stopped if app.pending.is_some() => Verdict::Waiting,
+        Goal::Stopped if app.instances.iter().all(|instance| instance.status.state.is_over()) => Verdict::Done,
+        Goal::Stopped => Verdict::Waiting,
         _ if app.pending.is_some() => Verdict::Waiting,
         Goal::Serving if ready(app).next().is_some() => Verdict::Done,
-        Goal::Serving => match failed() {
-            Some(failure) if seen.was_pending || is_late => Verdict::Failed(
-                Problem::new(ErrorCode::TimeoutError, format!("{} did not start: {}", app.name, failure.detail))
-                    .hint(format!("drowse logs {}", app.name))
-                    .log(failure.log.clone()),
-            ),
-            _ if seen.was_pending => Verdict::Failed(
-                Problem::new(ErrorCode::TimeoutError, format!("{} did not start", app.name))
-                    .hint(format!("drowse events {}", app.name)),
-            ),
-            _ => Verdict::Waiting,
-        },
-        Goal::Replaced | Goal::ReplacedIfNeeded => {
-            if ready(app).any(|id| !seen.before.contains(id)) {
-                Verdict::Done
-            } else if seen.was_pending {
-                Verdict::Failed(
-                    Problem::new(
-                        ErrorCode::TimeoutError,
-                        format!("the new instance of {} did not become ready; what ran before serves on", app.name),
-                    )
-                    .hint(format!("drowse events {}", app.name)),
-                )
-            } else if goal == Goal::ReplacedIfNeeded && is_late {
-                Verdict::Done
-            } else {
-                Verdict::Waiting
-            }
-        }
+        Goal::Replaced | Goal::ReplacedIfNeeded if ready(app).any(|id| !seen.before.contains(id)) => Verdict::Done,
+        _ if is_new_problem || seen.was_pending => Verdict::Failed(failed(app, &seen.before)),
+        Goal::ReplacedIfNeeded if is_late => Verdict::Done,
+        Goal::Serving | Goal::Replaced | Goal::ReplacedIfNeeded => Verdict::Waiting,
     }
+}
+
+/// Why nothing new serves.
+fn failed(app: &AppView, before: &BTreeSet<InstanceId>) -> Problem {
+    let mut problem = app.problem.clone().unwrap_or_else(|| {
+        Problem::new(ErrorCode::TimeoutError, format!("the new instance of {} did not become ready", app.name))
+    });
+    if ready(app).any(|id| before.contains(id)) {
+        problem.detail.push_str("; what ran before serves on");
+    }
+    if problem.hint.is_none() {
+        problem.hint = Some(format!("drowse logs {0}, drowse events {0}", app.name));
+    }
+    problem
 }
 
 /// Asks until the goal is reached, and says meanwhile that it waits.
@@ -172,8 +157,6 @@ mod tests {
                 let state = match *state {
                     "ready" => serde_json::json!({ "state": "ready", "since": at }),
                     "stopped" => serde_json::json!({ "state": "stopped", "reason": "told to" }),
-                    "failed" => serde_json::json!({ "state": "failed",
-                        "failure": { "reason": "exited", "detail": "exited with 3", "log": ["last words"] } }),
                     _ => serde_json::json!({ "state": "preparing" }),
                 };
                 serde_json::json!({
@@ -214,10 +197,12 @@ mod tests {
         let stopped = Seen::before(&app(&[], false));
         assert_eq!(judge(Goal::Serving, &stopped, &app(&[], false), true), Verdict::Waiting);
         assert_eq!(judge(Goal::Serving, &stopped, &app(&[("a", "ready")], false), false), Verdict::Done);
-        let Verdict::Failed(problem) = judge(Goal::Serving, &stopped, &app(&[("a", "failed")], false), true) else {
-            panic!("not failed");
-        };
-        assert_eq!((problem.detail.as_str(), problem.log.len()), ("shop did not start: exited with 3", 1));
+        let mut failed = app(&[("a", "stopped")], false);
+        failed.problem = Some(Problem::new(ErrorCode::CrashLoop, "it exited with 3"));
+        let Verdict::Failed(problem) = judge(Goal::Serving, &stopped, &failed, true) else { panic!("not failed") };
+        assert_eq!((problem.code, problem.detail.as_str()), (ErrorCode::CrashLoop, "it exited with 3"));
+        // The same problem as before tells nothing of this start, as long as that is not seen.
+        assert_eq!(judge(Goal::Serving, &Seen::before(&failed), &failed, true), Verdict::Waiting);
     }
 
     #[test]

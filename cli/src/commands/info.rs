@@ -58,7 +58,7 @@ pub async fn run(args: App, client: &Client, terminal: &Terminal) -> Result<(), 
         terminal.table(&["DEPLOYMENT", "STATE", "", "CREATED", "ADDRESS"], &rows)?;
     }
     let failed = deployments.first().and_then(|newest| newest.problem.as_ref());
-    if let Some(problem) = failed {
+    if let Some(problem) = app.problem.as_ref().or(failed) {
         terminal.line("")?;
         field("problem", &clean(&problem.detail))?;
         if let Some(hint) = &problem.hint {

@@ -1,10 +1,11 @@
 //! `drowse logs`: what an app wrote.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use drowse_api::ErrorCode;
 use drowse_api::client::Client;
 use drowse_api::platform::AppLogLine;
+use drowse_api::{ErrorCode, InstanceId};
 
 use crate::app_name;
 use crate::args::Logs;
@@ -22,15 +23,20 @@ const OVERLAP: u32 = 1000;
 /// Prints the log, and goes on with it if asked to.
 pub async fn run(args: Logs, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
     let name = app_name::given_or_here(args.app)?;
-    let (mut tail, mut replay, mut was_open) = (args.tail, Replay::default(), false);
+    // Each instance has a log of its own, which come mixed.
+    let mut replays: HashMap<InstanceId, Replay> = HashMap::new();
+    let (mut tail, mut was_open) = (args.tail, false);
     loop {
         let path = format!("/v1/apps/{name}/logs?follow={}&tail={tail}", args.follow);
         let broken = match client.lines::<AppLogLine>(&path).await {
             Ok(mut lines) => loop {
                 was_open = true;
                 match lines.next().await {
-                    Ok(Some(line)) if !replay.is_new(line.line.at) => {}
-                    Ok(Some(line)) => print(&line, terminal)?,
+                    Ok(Some(line)) => {
+                        if replays.entry(line.instance.clone()).or_default().is_new(line.line.at) {
+                            print(&line, terminal)?;
+                        }
+                    }
                     Ok(None) => break None,
                     Err(problem) => break Some(problem),
                 }
@@ -47,7 +53,7 @@ pub async fn run(args: Logs, client: &Client, terminal: &Terminal) -> Result<(),
             None => return Ok(()),
         }
         tokio::time::sleep(PAUSE).await;
-        replay.reopened();
+        replays.values_mut().for_each(Replay::reopened);
         tail = tail.max(OVERLAP);
     }
 }

@@ -141,7 +141,7 @@ fn a_restart_that_fails_is_told_and_so_is_what_serves() {
     fake.on("POST /v1/apps/shop/restart", Reply::Json(app(&["old"], true)));
     let done = fake.drowse(&["restart", "shop"]).assert().code(11);
     let told = text(&done.get_output().stderr);
-    assert!(told.contains("did not become ready; what ran before serves on\ntry: drowse events shop\n"), "{told}");
+    assert!(told.contains("did not become ready; what ran before serves on\ntry: drowse logs shop, drowse events shop\n"), "{told}");
 }
 
 #[test]
