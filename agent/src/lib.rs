@@ -3,4 +3,21 @@
 //! What it decided and what it runs is on disk before it is acted on, so that a new agent adopts
 //! everything its predecessor left. It knows nothing of apps' domains, users' plans or other nodes.
 
+pub mod addresses;
+pub mod api;
+pub mod build;
+pub mod cgroup;
 pub mod config;
+pub mod daemon;
+pub mod doctor;
+pub mod durable;
+pub mod events;
+pub mod host;
+pub mod identity;
+pub mod instance;
+pub mod listening;
+pub mod logs;
+pub mod network;
+pub mod problem;
+pub mod stacks;
+pub mod sweep;

@@ -1,3 +1,127 @@
-//! The daemon of one host: runs instances and builds.
+//! `drowse-agent`: the daemon of one host, and the few commands that need it not to run.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use drowse_agent::config::Config;
+use drowse_agent::{daemon, doctor, sweep};
+use drowse_api::agent::Verdict;
+use drowse_rootfs::{ImageStore, stacks};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the instances and builds of one host.
+#[derive(Debug, Parser)]
+#[command(name = "drowse-agent", version)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, global = true, default_value = "/etc/drowse/agent.toml", value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Base images.
+    Stack {
+        #[command(subcommand)]
+        command: StackCommand,
+    },
+    /// Examines the host and says what to do.
+    Doctor,
+    /// Removes every instance, link, table and control group of this configuration; images stay.
+    Clean,
+}
+
+#[derive(Debug, Subcommand)]
+enum StackCommand {
+    /// Builds one from Debian packages, or all of them.
+    Build {
+        /// Its name, or `all`.
+        name: String,
+    },
+    /// Lists those that are built.
+    Ls,
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("DROWSE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run(&Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("drowse-agent: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = Config::read(&arguments.config)?;
+    match &arguments.command {
+        None => {
+            // Before the runtime: the launcher must be the child of a process without threads.
+            let started = daemon::before_threads(&config)?;
+            runtime()?.block_on(daemon::run(config, started))?;
+        }
+        Some(Command::Stack { command: StackCommand::Build { name } }) => build_stacks(&config, name)?,
+        Some(Command::Stack { command: StackCommand::Ls }) => {
+            for stack in stacks::list(&open_store(&config)?)? {
+                println(&format!("{}\t{}\t{}", stack.name, stack.size, stack.image));
+            }
+        }
+        Some(Command::Doctor) => return Ok(show_checks(&config)),
+        Some(Command::Clean) => runtime()?.block_on(sweep::everything(&config))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the event loop")
+}
+
+fn open_store(config: &Config) -> anyhow::Result<ImageStore> {
+    Ok(ImageStore::open(&config.data_dir.join("images"))?)
+}
+
+fn build_stacks(config: &Config, name: &str) -> anyhow::Result<()> {
+    let names = if name == "all" { stacks::names().collect() } else { vec![name] };
+    let store = open_store(config)?;
+    for name in names {
+        let image = stacks::build(&stacks::load(name)?, &store, &say)
+            .with_context(|| format!("the stack {name} could not be built"))?;
+        println(&format!("{name}\t{image}"));
+    }
+    Ok(())
+}
+
+fn show_checks(config: &Config) -> ExitCode {
+    let checks = doctor::examine(config);
+    for check in &checks {
+        let verdict = match check.verdict {
+            Verdict::Ok => "ok     ",
+            Verdict::Warning => "warning",
+            Verdict::Failure => "FAILURE",
+        };
+        println(&format!("{verdict}  {}: {}", check.name, check.found));
+        if let Some(advice) = &check.advice {
+            println(&format!("         {advice}"));
+        }
+    }
+    let failed = checks.iter().any(|check| check.verdict == Verdict::Failure);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// To standard output; that nobody reads it is no fault.
+fn println(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// To standard error.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,100 @@
+//! Calls about instances.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query as UrlQuery, State};
+use axum::response::Response;
+use drowse_api::agent::{InstancesPicture, StopRequest};
+use drowse_api::instance::{InstanceSpec, InstanceStatus};
+use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
+
+use super::Shared;
+use super::answer::{Answer, Query, Refused, parse, query, read};
+use super::stream;
+use crate::host::home;
+use crate::instance::registry;
+
+pub(super) async fn list(State(agent): State<Shared>) -> Json<Vec<InstanceStatus>> {
+    Json(agent.instances.list().instances)
+}
+
+pub(super) async fn watch(State(agent): State<Shared>) -> Response {
+    let mut board = agent.instances.watch();
+    stream::respond(|lines| async move {
+        loop {
+            let instances = board.borrow_and_update().values().cloned().collect();
+            lines.send(&InstancesPicture { instances }).await?;
+            if board.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    })
+}
+
+pub(super) async fn endpoints(State(agent): State<Shared>) -> Response {
+    let mut board = agent.instances.watch();
+    stream::respond(|lines| async move {
+        let mut sent = None;
+        loop {
+            let picture = registry::endpoints(&board.borrow_and_update());
+            if sent.as_ref() != Some(&picture) {
+                lines.send(&picture).await?;
+                sent = Some(picture);
+            }
+            if board.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    })
+}
+
+pub(super) async fn put(
+    State(agent): State<Shared>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<InstanceStatus> {
+    let (id, spec): (InstanceId, InstanceSpec) = (parse(&id)?, read(body)?);
+    if spec.id != id {
+        let detail = format!("the path names instance {id}, the body {}", spec.id);
+        return Err(Problem::new(ErrorCode::BadRequest, detail).into());
+    }
+    Ok(Json(agent.instances.put(spec).await?))
+}
+
+pub(super) async fn stop(
+    State(agent): State<Shared>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<InstanceStatus> {
+    let (id, request): (InstanceId, StopRequest) = (parse(&id)?, read(body)?);
+    Ok(Json(agent.instances.stop(&id, request).await?))
+}
+
+pub(super) async fn delete(
+    State(agent): State<Shared>,
+    Path(id): Path<String>,
+    url: Result<UrlQuery<Query>, QueryRejection>,
+) -> Answer<()> {
+    let id: InstanceId = parse(&id)?;
+    let epoch = query(url)?.epoch.ok_or_else(|| {
+        Problem::new(ErrorCode::BadRequest, "a removal needs the epoch of its decision").hint("add ?epoch=N")
+    })?;
+    Ok(Json(agent.instances.delete(&id, Epoch(epoch)).await?))
+}
+
+pub(super) async fn logs(
+    State(agent): State<Shared>,
+    Path(id): Path<String>,
+    url: Result<UrlQuery<Query>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let (id, query): (InstanceId, Query) = (parse(&id)?, query(url)?);
+    if agent.instances.status(&id).is_none() {
+        return Err(registry::not_found(&id).into());
+    }
+    let folder = home::instances(&agent.node.config).join(id.as_str());
+    Ok(stream::respond(move |lines| async move {
+        let tail = query.tail.unwrap_or(usize::MAX);
+        stream::log(lines, folder, tail, query.follow, || agent.instances.status(&id).is_none()).await
+    }))
+}

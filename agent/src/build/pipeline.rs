@@ -1,0 +1,231 @@
+//! The way of one build: source, dependencies, the app's own build step, image.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use drowse_api::agent::{BuildRequest, BuildStatus};
+use drowse_api::deployment::AppType;
+use drowse_api::image::{APP_FOLDER, APP_ID, LABEL_START, LABEL_START_ORIGIN, LABEL_TYPE};
+use drowse_api::{Digest, ErrorCode, Problem};
+use drowse_rootfs::{IdRange, Layer};
+use oci_spec::image::ImageConfiguration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::detect::{self, Detected, Install, Source};
+use super::key;
+use super::step::Workshop;
+use crate::host::Node;
+use crate::host::error::SandboxError;
+use crate::host::home::{Home, remove_folder};
+use crate::host::sandbox::blocking;
+use crate::problem;
+
+/// Runs a build to its end.
+///
+/// # Errors
+/// What the user did wrong, or the node lacks, with the last lines of the log.
+pub(super) async fn run(
+    node: &Node,
+    request: &BuildRequest,
+    home: &Home,
+    address: Ipv4Addr,
+    status: &watch::Sender<BuildStatus>,
+    cancel: &CancellationToken,
+) -> Result<BuildStatus, Problem> {
+    let ids = node.users.range(&request.user).map_err(|error| problem::of_sandbox(&error.into()))?;
+    let deadline = Instant::now() + Duration::from_secs(request.limits.timeout_seconds.into());
+    let shop = Workshop { node, request, home, address, ids, status, cancel, deadline };
+    let app_type = request.input.app_type;
+    shop.say(&format!("building {} ({app_type})", request.app));
+    let prefix = if app_type == AppType::Bundle { "/" } else { APP_FOLDER };
+    let archive = request.input.source.clone();
+    let source = in_store(&shop, move |node| {
+        Ok(node.store.layer_from_archive(node.store.open_blob(&archive)?, prefix, APP_ID)?)
+    })
+    .await?;
+    match app_type {
+        AppType::Static => static_site(&shop, source).await,
+        AppType::Bundle => bundle(&shop, source).await,
+        AppType::Npm => with_commands(&shop, source, "node").await,
+        AppType::Python => with_commands(&shop, source, "python").await,
+    }
+}
+
+async fn static_site(shop: &Workshop<'_>, source: Layer) -> Result<BuildStatus, Problem> {
+    let image = in_store(shop, move |node| {
+        let path = node.store.unpack_layers(std::slice::from_ref(&source))?.remove(0);
+        if std::fs::read_dir(path.join(APP_FOLDER.trim_start_matches('/')))
+            .is_ok_and(|mut found| found.next().is_none())
+        {
+            return Ok(None);
+        }
+        let labels = [(LABEL_TYPE, "static".to_owned())];
+        Ok(Some(node.store.compose(None, &[source], &|config| label(config, &labels))?))
+    });
+    let image = image.await?.ok_or_else(|| {
+        Problem::new(ErrorCode::NothingToRun, "the folder is empty").hint("deploy a folder with an index.html")
+    })?;
+    shop.say("static files, nothing to build");
+    Ok(BuildStatus::Done { image, dependencies_reused: false })
+}
+
+async fn bundle(shop: &Workshop<'_>, _source: Layer) -> Result<BuildStatus, Problem> {
+    shop.say("bundles cannot be imported yet");
+    Err(Problem::new(ErrorCode::NotAllowed, "bundles cannot be imported yet"))
+}
+
+async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) -> Result<BuildStatus, Problem> {
+    let base = in_store(shop, move |node| Ok(node.store.tagged(&format!("stack/{stack}"))?)).await?;
+    let base = base.ok_or_else(|| {
+        Problem::new(ErrorCode::HostUnfit, format!("this node has no base image {stack}"))
+            .hint(format!("make it with: drowse-agent stack build {stack}"))
+    })?;
+    let layer = source.clone();
+    let folder = in_store(shop, move |node| Ok(node.store.unpack_layers(&[layer])?.remove(0))).await?;
+    let app_type = shop.request.input.app_type;
+    let found = tokio::task::spawn_blocking(move || detect::detect(app_type, &Source::new(folder))).await;
+    let found = found.map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))??;
+    for note in &found.notes {
+        shop.say(note);
+    }
+    let mut layers = Vec::new();
+    let mut reused = false;
+    let mut has_source = false;
+    if let Some(install) = &found.install {
+        if install.is_cacheable {
+            let (layer, was_there) = dependencies(shop, &base, install).await?;
+            layers.push(layer);
+            reused = was_there;
+        } else {
+            // Installing needs the source itself: one layer holds what both made of it.
+            let (image, keep) = (compose(shop, &base, vec![source.clone()]).await?, install.keep);
+            let upper = shop.run(&image, &install.shown, &install.script).await?;
+            layers.extend([source.clone(), capture(shop, upper, &[keep, "app"]).await?]);
+            has_source = true;
+        }
+    }
+    if !has_source {
+        layers.push(source);
+    }
+    if let Some((shown, script)) = &found.build {
+        let image = compose(shop, &base, layers.clone()).await?;
+        let upper = shop.run(&image, shown, script).await?;
+        layers.push(capture(shop, upper, &["app"]).await?);
+    }
+    shop.say(&format!("start command ({}): {}", found.origin, found.start));
+    let image = finish(shop, base, layers, found).await?;
+    shop.say("the image is ready");
+    Ok(BuildStatus::Done { image, dependencies_reused: reused })
+}
+
+/// The layer of dependencies: from an earlier build with the same lists, or made now.
+async fn dependencies(shop: &Workshop<'_>, base: &Digest, install: &Install) -> Result<(Layer, bool), Problem> {
+    let tag = key::tag(base, &install.script, &install.files);
+    let wanted = tag.clone();
+    let cached = in_store(shop, move |node| {
+        let Some(image) = node.store.tagged(&wanted)? else { return Ok(None) };
+        Ok(node.store.image(&image)?.layers.into_iter().next())
+    });
+    // A cached layer that cannot be read is made again.
+    if let Ok(Some(layer)) = cached.await {
+        shop.say("dependencies reused: nothing in their lists has changed");
+        return Ok((layer, true));
+    }
+    let (folder, files) = (shop.home.folder.join("manifests"), install.files.clone());
+    let lists = in_store(shop, move |node| {
+        write_lists(&folder, &files)?;
+        let layer = node.store.capture_layer(&folder, IdRange::IDENTITY, &|_| true)?;
+        remove_folder(&folder).map_err(|source| SandboxError::io("remove", &folder, source))?;
+        Ok(layer)
+    });
+    let image = compose(shop, base, vec![lists.await?]).await?;
+    let upper = shop.run(&image, &install.shown, &install.script).await?;
+    let layer = capture(shop, upper, &[install.keep]).await?;
+    let kept = layer.clone();
+    in_store(shop, move |node| {
+        let image = node.store.compose(None, &[kept], &|_| {})?;
+        Ok(node.store.tag(&tag, &image)?)
+    })
+    .await?;
+    Ok((layer, false))
+}
+
+/// The lists of dependencies alone, as the app's own files.
+fn write_lists(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<(), SandboxError> {
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| SandboxError::io(action, &path, source)
+    };
+    remove_folder(folder).map_err(io("remove", folder))?;
+    let app = folder.join(APP_FOLDER.trim_start_matches('/'));
+    std::fs::create_dir_all(&app).map_err(io("make", &app))?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).map_err(io("open", folder))?;
+    std::fs::set_permissions(&app, std::fs::Permissions::from_mode(0o755)).map_err(io("open", &app))?;
+    chown(&app, Some(APP_ID), Some(APP_ID)).map_err(io("change the owner of", &app))?;
+    for (name, content) in files {
+        let path = app.join(name);
+        std::fs::write(&path, content).map_err(io("write", &path))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(io("open", &path))?;
+        chown(&path, Some(APP_ID), Some(APP_ID)).map_err(io("change the owner of", &path))?;
+    }
+    Ok(())
+}
+
+async fn compose(shop: &Workshop<'_>, base: &Digest, layers: Vec<Layer>) -> Result<Digest, Problem> {
+    let base = base.clone();
+    in_store(shop, move |node| Ok(node.store.compose(Some(&node.store.image(&base)?), &layers, &|_| {})?)).await
+}
+
+async fn finish(shop: &Workshop<'_>, base: Digest, layers: Vec<Layer>, found: Detected) -> Result<Digest, Problem> {
+    let app_type = shop.request.input.app_type;
+    in_store(shop, move |node| {
+        let labels = [
+            (LABEL_TYPE, app_type.to_string()),
+            (LABEL_START, found.start.clone()),
+            (LABEL_START_ORIGIN, found.origin.clone()),
+        ];
+        let base = node.store.image(&base)?;
+        Ok(node.store.compose(Some(&base), &layers, &|config| {
+            label(config, &labels);
+            let mut inner = config.config().clone().unwrap_or_default();
+            inner.set_user(Some(format!("{APP_ID}:{APP_ID}")));
+            inner.set_working_dir(Some(APP_FOLDER.to_owned()));
+            config.set_config(Some(inner));
+        })?)
+    })
+    .await
+}
+
+fn label(config: &mut ImageConfiguration, labels: &[(&str, String)]) {
+    let mut inner = config.config().clone().unwrap_or_default();
+    let mut all = inner.labels().clone().unwrap_or_default();
+    all.extend(labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    inner.set_labels(Some(all));
+    config.set_config(Some(inner));
+}
+
+/// What a step wrote below `folders`, as a layer; tools' own caches in the home folder are left out.
+async fn capture(shop: &Workshop<'_>, upper: PathBuf, folders: &[&'static str]) -> Result<Layer, Problem> {
+    let (ids, folders) = (shop.ids, folders.to_vec());
+    let layer = in_store(shop, move |node| {
+        let keep =
+            |path: &Path| folders.iter().any(|folder| path.starts_with(folder) || Path::new(folder).starts_with(path));
+        let is_cache =
+            |path: &Path| [".cache", ".npm", ".config"].iter().any(|name| path == Path::new("app").join(name));
+        Ok(node.store.capture_layer(&upper, ids, &|path| keep(path) && !is_cache(path))?)
+    });
+    layer.await
+}
+
+/// Work on the store beside the runtime.
+async fn in_store<T: Send + 'static>(
+    shop: &Workshop<'_>,
+    work: impl FnOnce(&Node) -> Result<T, SandboxError> + Send + 'static,
+) -> Result<T, Problem> {
+    let node = shop.node.clone();
+    blocking(move || work(&node)).await.map_err(|error| problem::of_sandbox(&error))
+}

@@ -1,0 +1,58 @@
+//! What is kept of builds over restarts of the agent: how each stands.
+
+use std::path::{Path, PathBuf};
+
+use drowse_api::agent::BuildStatus;
+use drowse_api::{DeploymentId, ErrorCode, Problem};
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+use crate::host::error::chain;
+use crate::problem::is_disk_full;
+
+const MAGIC: &str = "drowse-build";
+const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    id: DeploymentId,
+    status: BuildStatus,
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join("record")
+}
+
+/// Writes how a build stands.
+pub(super) async fn keep(folder: &Path, id: &DeploymentId, status: &BuildStatus) -> Result<(), Problem> {
+    let (folder, record) = (folder.to_owned(), Record { id: id.clone(), status: status.clone() });
+    let written = tokio::task::spawn_blocking(move || {
+        let made = std::fs::create_dir_all(&folder);
+        made.map_err(|source| durable::DurableError::Io { action: "make", path: folder.clone(), source })?;
+        durable::save(&path(&folder), MAGIC, VERSION, &record)
+    });
+    match written.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if is_disk_full(&error) => Err(Problem::new(ErrorCode::DiskFull, chain(&error))),
+        Ok(Err(error)) => Err(Problem::new(ErrorCode::Internal, chain(&error))),
+        Err(error) => Err(Problem::new(ErrorCode::Internal, error.to_string())),
+    }
+}
+
+/// Every build below `folder`. One whose record cannot be read counts as broken off: it can be built again.
+pub(super) fn find(folder: &Path) -> Vec<(DeploymentId, BuildStatus)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let builds = entries.filter_map(|entry| {
+        let id = DeploymentId::parse(entry.file_name().to_str()?).ok()?;
+        let status = match durable::load::<Record>(&path(&entry.path()), MAGIC, VERSION) {
+            Ok(Some(record)) if record.id == id => record.status,
+            Ok(_) => BuildStatus::Preparing,
+            Err(error) => {
+                tracing::error!("{error}");
+                BuildStatus::Preparing
+            }
+        };
+        Some((id, status))
+    });
+    builds.collect()
+}

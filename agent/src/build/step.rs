@@ -1,0 +1,161 @@
+//! One command of a build, run in a sandbox over an image: its output kept, its time limited, its
+//! end explained, and what it wrote handed on.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use drowse_api::agent::{BuildRequest, BuildStatus};
+use drowse_api::instance::Limits;
+use drowse_api::{Digest, ErrorCode, Problem};
+use drowse_launcher::{Bind, InjectedFile};
+use drowse_rootfs::IdRange;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::host::error::SandboxError;
+use crate::host::home::Home;
+use crate::host::plan::{self, Wanted};
+use crate::host::sandbox::blocking;
+use crate::host::{Node, files, process};
+use crate::{logs, problem};
+
+const LAST_WORDS: usize = 50;
+const CACHE: &str = "/cache";
+
+/// What all steps of one build share.
+pub(super) struct Workshop<'a> {
+    pub node: &'a Node,
+    pub request: &'a BuildRequest,
+    pub home: &'a Home,
+    pub address: Ipv4Addr,
+    pub ids: IdRange,
+    pub status: &'a watch::Sender<BuildStatus>,
+    pub cancel: &'a CancellationToken,
+    pub deadline: Instant,
+}
+
+impl Workshop<'_> {
+    /// Tells the user something.
+    pub fn say(&self, text: &str) {
+        logs::say(&self.home.folder, text);
+    }
+
+    /// Runs `script` by bash over `image`, and says where what it wrote is.
+    ///
+    /// # Errors
+    /// `build-error` if it fails, runs out of memory or time; `disk-full`; what the host lacks.
+    pub async fn run(&self, image: &Digest, shown: &str, script: &str) -> Result<PathBuf, Problem> {
+        let home = self.home;
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let (node, wanted, image) = (self.node.clone(), self.wanted(script)?, image.clone());
+        let made = blocking(move || {
+            let image = node.store.image(&image)?;
+            let layers = node.store.unpack(&image)?;
+            let mut plan = plan::of(&node, wanted, &image, layers)?;
+            plan.files.extend(own_authorities(&node));
+            Ok(plan)
+        });
+        let plan = made.await.map_err(|error| problem::of_sandbox(&error))?;
+        let sandboxes = &self.node.sandboxes;
+        sandboxes.raise(&plan).await.map_err(|error| problem::of_sandbox(&error))?;
+        if matches!(*self.status.borrow(), BuildStatus::Preparing) {
+            self.status.send_replace(BuildStatus::Booted);
+        }
+        self.say(&format!("$ {shown}"));
+        self.status.send_replace(BuildStatus::Building { step: shown.to_owned() });
+        let app = sandboxes.run(&plan).await.map_err(|error| problem::of_sandbox(&error))?;
+        let stopped = tokio::select! {
+            () = sandboxes.ended(home, app) => None,
+            () = tokio::time::sleep_until(self.deadline) => Some(self.out_of_time(shown)),
+            () = self.cancel.cancelled() => Some(cancelled()),
+        };
+        let ended = sandboxes.collect(home, app).await;
+        // Init writes the last lines of the pipes when it finds them closed.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        sandboxes.clear(home).await.map_err(|error| problem::of_sandbox(&error))?;
+        if let Some(problem) = stopped {
+            return Err(self.explained(problem));
+        }
+        if ended.out_of_memory {
+            let detail = format!("{shown} used up its {} of memory", self.request.limits.memory);
+            return Err(self.explained(Problem::new(ErrorCode::BuildError, detail)));
+        }
+        match ended.status {
+            Some(0) => Ok(home.folder.join("upper")),
+            status => {
+                let what = status.map_or_else(|| "ended with its sandbox".to_owned(), process::in_words);
+                Err(self.explained(Problem::new(ErrorCode::BuildError, format!("{shown} {what}"))))
+            }
+        }
+    }
+
+    fn wanted(&self, script: &str) -> Result<Wanted, Problem> {
+        let limits = self.request.limits;
+        let mut env: BTreeMap<String, String> = [
+            ("CI", "true"),
+            ("npm_config_cache", "/cache/npm"),
+            ("npm_config_audit", "false"),
+            ("npm_config_fund", "false"),
+            ("npm_config_progress", "false"),
+            ("PIP_CACHE_DIR", "/cache/pip"),
+            ("PIP_PROGRESS_BAR", "off"),
+            ("SSL_CERT_FILE", files::CA_BUNDLE),
+            ("NODE_EXTRA_CA_CERTS", files::CA_BUNDLE),
+            ("PIP_CERT", files::CA_BUNDLE),
+            ("REQUESTS_CA_BUNDLE", files::CA_BUNDLE),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        env.extend(self.request.env.clone());
+        Ok(Wanted {
+            home: self.home.clone(),
+            ids: self.ids,
+            limits: Limits { memory: limits.memory, pids: limits.pids, cpu_weight: limits.cpu_weight },
+            address: self.address,
+            host_name: format!("build-{}", self.request.deployment),
+            env,
+            command: Some(["/bin/bash", "-c", script].map(ToOwned::to_owned).to_vec()),
+            binds: vec![Bind { source: self.cache()?, target: CACHE.into(), read_only: false, idmap: None }],
+        })
+    }
+
+    /// The folder in which package managers of this user keep what they fetched.
+    fn cache(&self) -> Result<PathBuf, Problem> {
+        let folder = self.node.config.data_dir.join("cache").join(self.request.user.as_str());
+        let owner = self.ids.to_host(drowse_api::image::APP_ID);
+        let made = std::fs::create_dir_all(&folder).and_then(|()| std::os::unix::fs::chown(&folder, owner, owner));
+        made.map_err(|source| problem::of_sandbox(&SandboxError::Io { action: "make", path: folder.clone(), source }))?;
+        Ok(folder)
+    }
+
+    fn out_of_time(&self, shown: &str) -> Problem {
+        let seconds = self.request.limits.timeout_seconds;
+        Problem::new(ErrorCode::BuildError, format!("the build took longer than {seconds} s; {shown} was ended"))
+    }
+
+    fn explained(&self, problem: Problem) -> Problem {
+        let log = logs::last_words(&self.home.folder, LAST_WORDS);
+        let full = log.iter().any(|line| line.contains("ENOSPC") || line.contains("No space left on device"));
+        let problem = problem.log(log);
+        if full {
+            Problem { code: ErrorCode::DiskFull, ..problem }.hint("free space on the node's disk")
+        } else {
+            problem
+        }
+    }
+}
+
+fn cancelled() -> Problem {
+    Problem::new(ErrorCode::Superseded, "the build was cancelled")
+}
+
+/// Builds see the host's authorities even where none are configured: they fetch through whatever the host does.
+fn own_authorities(node: &Node) -> Option<InjectedFile> {
+    let own = PathBuf::from(files::CA_BUNDLE);
+    (node.config.ca_bundle.is_none() && own.is_file()).then(|| InjectedFile { path: own.clone(), host_path: own })
+}

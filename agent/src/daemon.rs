@@ -1,0 +1,250 @@
+//! The start of the agent, in the order that makes it safe: alone on its folders, the host fit, what
+//! an earlier agent left adopted, what nobody owns removed, and only then the door opened.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use drowse_api::MemoryBytes;
+use drowse_api::agent::NodeInfo;
+use drowse_api::instance::Workload;
+use drowse_launcher::Launcher;
+use drowse_rootfs::ImageStore;
+use rustix::fs::FlockOperation;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::addresses::Addresses;
+use crate::api::{self, Agent, Peers};
+use crate::build::Builds;
+use crate::cgroup::{self, CgroupError};
+use crate::config::Config;
+use crate::durable::DurableError;
+use crate::events::{EventLog, EventsError};
+use crate::host::error::SandboxError;
+use crate::host::sandbox::Sandboxes;
+use crate::host::{self, Node, files, home};
+use crate::identity::{IdentityError, UserIds};
+use crate::instance::{Instances, record};
+use crate::network::{AddressPool, Network, NetworkConfig, NetworkError};
+use crate::sweep;
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another agent has the folder.
+    #[error(
+        "another agent runs with run_dir {run_dir} (its pid is {pid}); stop it first, or give this one folders of its own"
+    )]
+    AlreadyRunning {
+        /// The folder.
+        run_dir: PathBuf,
+        /// What the other wrote into the lock.
+        pid: String,
+    },
+    /// Not root.
+    #[error("the agent makes namespaces and control groups: start it as root")]
+    NotRoot,
+    /// A file or folder.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The control groups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The image store.
+    #[error(transparent)]
+    Store(#[from] drowse_rootfs::StoreError),
+    /// The users' id ranges.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The events.
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// The records.
+    #[error(transparent)]
+    Record(#[from] DurableError),
+    /// The file server.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The launcher.
+    #[error(transparent)]
+    Launcher(#[from] drowse_launcher::LauncherError),
+    /// The socket.
+    #[error(transparent)]
+    Listen(#[from] api::ListenError),
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
+    let path = path.to_owned();
+    move |source| StartError::Io { action, path, source }
+}
+
+/// That this is the only agent on its `run_dir`, for as long as it lives.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock is the open file")] File);
+
+/// What must be there before there are threads.
+pub struct Started {
+    lock: Lock,
+    launcher: Launcher,
+}
+
+/// Takes the lock on `run_dir`.
+///
+/// # Errors
+/// [`StartError::AlreadyRunning`], or the folder cannot be used.
+pub fn lock(config: &Config) -> Result<Lock, StartError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(StartError::NotRoot);
+    }
+    for (folder, mode) in [(&config.data_dir, 0o700), (&config.run_dir, 0o755)] {
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(folder).map_err(io("make", folder))?;
+    }
+    let path = config.run_dir.join("lock");
+    let mut file =
+        File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(io("open", &path))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+        return Err(StartError::AlreadyRunning { run_dir: config.run_dir.clone(), pid });
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io("write", &path))?;
+    Ok(Lock(file))
+}
+
+/// The steps that come before any thread: the launcher is a child of a process that is still alone.
+///
+/// # Errors
+/// If the agent is not root, not alone, or a program is missing.
+pub fn before_threads(config: &Config) -> Result<Started, StartError> {
+    let lock = lock(config)?;
+    let launcher = Launcher::spawn(&config.bin_dir.join("drowse-launcher"), &config.bin_dir.join("drowse-init"))?;
+    Ok(Started { lock, launcher })
+}
+
+/// What the network of this host's agent is set up with.
+#[must_use]
+pub fn network(config: &Config) -> Network {
+    Network::new(NetworkConfig {
+        range: config.address_range,
+        table: config.table.clone(),
+        link_prefix: config.link_prefix.clone(),
+        router_uid: config.router_uid,
+        control_uid: config.control_uid,
+        router_ports: config.router_ports.clone(),
+        resolvers: files::resolvers(&files::resolv_conf(config)),
+    })
+}
+
+/// The boot that is going on.
+///
+/// # Errors
+/// If /proc cannot be read.
+pub fn boot_id() -> Result<String, StartError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    Ok(std::fs::read_to_string(path).map_err(io("read", path))?.trim().to_owned())
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Instances go on afterwards.
+///
+/// # Errors
+/// If it cannot start.
+pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
+    let Started { lock, launcher } = started;
+    let began = std::time::Instant::now();
+    let (config, boot_id) = (Arc::new(config), boot_id()?);
+    let events = Arc::new(EventLog::open(&config.data_dir.join("events"))?);
+    let cgroups: Arc<dyn cgroup::Cgroups> = Arc::from(cgroup::detect(&config.cgroup_root)?);
+    let network = network(&config);
+    network.ensure().await?;
+    let store = ImageStore::open(&config.data_dir.join("images"))?;
+    let users = Arc::new(UserIds::open(&config.data_dir.join("users.json"), config.first_host_id)?);
+    host::prepare_sites(&config)?;
+    let server_image = {
+        let (config, store) = (Arc::clone(&config), store.clone());
+        host::sandbox::blocking(move || host::sites_image(&config, &store)).await
+    };
+    let server = match server_image {
+        Ok(image) => Some(host::sites_spec(image, drowse_api::Epoch(1))),
+        Err(error) => {
+            tracing::error!("static sites cannot be served: {}", error.in_full());
+            None
+        }
+    };
+    let launcher = Arc::new(launcher);
+    let sandboxes = Sandboxes { launcher, cgroups: Arc::clone(&cgroups), network, boot_id: boot_id.clone() };
+    let node = Node { config: Arc::clone(&config), store, users, sandboxes, events: Arc::clone(&events) };
+    let addresses = Arc::new(Addresses::new(AddressPool::new(config.address_range)));
+
+    let mut found = record::find(&home::instances(&config))?;
+    found.records.extend(record::find(&config.data_dir.join("system"))?.records);
+    sweep::quarantine(&config, &events, std::mem::take(&mut found.damaged));
+    let records: Vec<_> = found
+        .records
+        .into_iter()
+        .map(|record| if record.boot_id == boot_id { record } else { record::rebooted(record, &boot_id) })
+        .collect();
+    sweep::ownerless(&node, &records, found.ownerless).await;
+    let sites = records.iter().any(|record| record.life.spec.workload == Workload::Site);
+    let count = records.len();
+
+    let builds = Arc::new(Builds::open(node.clone(), Arc::clone(&addresses)).await);
+    let instances = Instances::new(Arc::new(node.clone()), Arc::clone(&events), addresses, boot_id.clone(), server);
+    instances.adopt(records);
+    instances.bring_up_server(sites).await;
+
+    let info = node_info(&config, &*cgroups, boot_id);
+    let agent = Arc::new(Agent { info, node, instances, builds });
+    let listener = api::bind(&config.socket(), config.control_gid)?;
+    // The group may reach the socket only if it may enter its folder.
+    std::fs::set_permissions(&config.run_dir, std::fs::Permissions::from_mode(0o755))
+        .map_err(io("open", &config.run_dir))?;
+    let took = began.elapsed().as_millis();
+    events.about_node(format!("agent {} started, {count} instances adopted in {took} ms", env!("CARGO_PKG_VERSION")));
+    let peers = Peers { control: config.control_uid, router: config.router_uid };
+    let serving = api::serve(listener, api::router(agent), peers);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (mut terminate, mut interrupt) = match signals {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(source), _) | (_, Err(source)) => {
+            return Err(StartError::Io { action: "watch signals for", path: config.socket(), source });
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("the agent ends; instances go on");
+    drop(lock);
+    Ok(())
+}
+
+fn node_info(config: &Config, cgroups: &dyn cgroup::Cgroups, boot_id: String) -> NodeInfo {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    NodeInfo {
+        name: config.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id,
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        cgroups: cgroups.layout().as_str().to_owned(),
+        memory: MemoryBytes::kib(total.unwrap_or_default()),
+        processors: std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
+    }
+}

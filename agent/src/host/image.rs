@@ -1,0 +1,169 @@
+//! What an image says about how it is run: files in its layers, users, and the command.
+//!
+//! Layers are hostile: every path is resolved by the kernel beneath the layer's own folder.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use drowse_api::image::{APP_ID, LABEL_START};
+use drowse_rootfs::IdRange;
+use oci_spec::image::ImageConfiguration;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
+const MAX_TEXT: u64 = 1 << 20;
+
+/// Sources what the app wants set before it starts, then becomes it. `$@` is the command.
+const PRELUDE: &str =
+    r#"for f in ./.profile.d/*.sh; do [ -r "$f" ] && . "$f"; done; [ -r ./.profile ] && . ./.profile; exec "$@""#;
+
+/// The file that the image shows at `path`, if it is a regular one. `layers`: the bottom one first.
+#[must_use]
+pub fn open_in(layers: &[PathBuf], path: &str) -> Option<File> {
+    layers.iter().rev().find_map(|layer| open_beneath(layer, path))
+}
+
+fn open_beneath(layer: &Path, path: &str) -> Option<File> {
+    let root =
+        rustix::fs::openat(CWD, layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = rustix::fs::openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve).ok()?;
+    let file = File::from(file);
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
+/// A text file of the image, up to 1 MiB of it.
+#[must_use]
+pub fn read_in(layers: &[PathBuf], path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    open_in(layers, path)?.take(MAX_TEXT).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whom the image runs as, in its own ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The home folder, if the image knows one.
+    pub home: Option<String>,
+}
+
+/// `user`, `uid`, `user:group` or `uid:gid` of an image's configuration, looked up in its passwd.
+///
+/// # Errors
+/// If a name is not known to the image.
+pub fn resolve_user(wanted: &str, passwd: &str, group: &str) -> Result<User, String> {
+    let (user, group_name) = wanted.split_once(':').map_or((wanted, None), |(user, group)| (user, Some(group)));
+    let user = if user.is_empty() { "0" } else { user };
+    let lines = || passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|fields| fields.len() >= 6);
+    let found = lines().find(|fields| fields[0] == user || fields[2] == user);
+    let uid = match &found {
+        Some(fields) => fields[2].parse().ok(),
+        None => user.parse().ok(),
+    };
+    let uid = uid.ok_or_else(|| format!("the image runs as user {user:?}, whom its /etc/passwd does not know"))?;
+    let gid = match group_name {
+        Some(name) => name.parse().ok().or_else(|| {
+            let fields = group.lines().map(|line| line.split(':').collect::<Vec<_>>());
+            fields.filter(|fields| fields.len() >= 3).find(|fields| fields[0] == name)?[2].parse().ok()
+        }),
+        None => Some(found.as_ref().and_then(|fields| fields[3].parse().ok()).unwrap_or(uid)),
+    };
+    let gid = gid.ok_or_else(|| format!("the image runs as {wanted:?}, whose group its /etc/group does not know"))?;
+    Ok(User { uid, gid, home: found.map(|fields| fields[5].to_owned()) })
+}
+
+/// passwd or group with every id as the host has it, so that programs inside find their names.
+#[must_use]
+pub fn with_host_ids(text: &str, ids: IdRange, fields_with_ids: &[usize]) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    for line in text.lines() {
+        let mut fields: Vec<String> = line.split(':').map(ToOwned::to_owned).collect();
+        for at in fields_with_ids {
+            let host = fields.get(*at).and_then(|id| id.parse().ok()).and_then(|id| ids.to_host(id));
+            if let (Some(field), Some(host)) = (fields.get_mut(*at), host) {
+                *field = host.to_string();
+            }
+        }
+        out.push_str(&fields.join(":"));
+        out.push('\n');
+    }
+    out
+}
+
+/// What is run: the image's label, or its entrypoint and command, behind the app's own profile.
+///
+/// # Errors
+/// If the image names nothing to run.
+pub fn command(config: &ImageConfiguration, layers: &[PathBuf]) -> Result<Vec<String>, String> {
+    let start = config.labels_of_config().and_then(|labels| labels.get(LABEL_START)).cloned();
+    let shell = ["/bin/bash", "/usr/bin/bash", "/bin/sh"].into_iter().find(|path| has_program(layers, path));
+    let command = match (start, shell) {
+        (Some(line), Some(shell)) => vec![shell.to_owned(), "-c".to_owned(), line],
+        (Some(line), None) => line.split_ascii_whitespace().map(ToOwned::to_owned).collect(),
+        (None, _) => {
+            let config = config.config().as_ref();
+            let entrypoint = config.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
+            let arguments = config.and_then(|config| config.cmd().clone()).unwrap_or_default();
+            entrypoint.into_iter().chain(arguments).collect()
+        }
+    };
+    if command.is_empty() {
+        return Err("the image names no command to run".to_owned());
+    }
+    Ok(match shell {
+        Some(shell) => [shell, "-c", PRELUDE, shell].map(ToOwned::to_owned).into_iter().chain(command).collect(),
+        None => command,
+    })
+}
+
+/// Whether a layer has something at `path`. `/bin` may be a link in a layer below.
+fn has_program(layers: &[PathBuf], path: &str) -> bool {
+    let usr = format!("/usr{path}");
+    open_in(layers, path).is_some() || (!path.starts_with("/usr") && open_in(layers, &usr).is_some())
+}
+
+/// Whom an image runs as if it does not say: the app's own user in images of ours.
+#[must_use]
+pub fn wanted_user(config: &ImageConfiguration) -> String {
+    let user = config.config().as_ref().and_then(|config| config.user().clone()).filter(|user| !user.is_empty());
+    let ours = config.labels_of_config().is_some_and(|labels| labels.contains_key(LABEL_START));
+    user.unwrap_or_else(|| if ours { format!("{APP_ID}:{APP_ID}") } else { String::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\napp:x:1000:1000::/app:/bin/bash\n";
+    const GROUP: &str = "root:x:0:\napp:x:1000:\nwww:x:33:\n";
+
+    #[test]
+    fn users_are_found_by_name_and_by_number() {
+        let app = User { uid: 1000, gid: 1000, home: Some("/app".to_owned()) };
+        assert_eq!(resolve_user("app", PASSWD, GROUP), Ok(app.clone()));
+        assert_eq!(resolve_user("1000", PASSWD, GROUP), Ok(app.clone()));
+        assert_eq!(resolve_user("app:www", PASSWD, GROUP), Ok(User { gid: 33, ..app }));
+        assert_eq!(resolve_user("", PASSWD, GROUP).map(|user| user.uid), Ok(0));
+        assert_eq!(resolve_user("77:88", PASSWD, GROUP), Ok(User { uid: 77, gid: 88, home: None }));
+        assert!(resolve_user("nobody-here", PASSWD, GROUP).is_err());
+    }
+
+    #[test]
+    fn names_are_shown_for_the_ids_that_processes_have() {
+        let ids = IdRange { first: 100_000, count: 65_536 };
+        let shown = with_host_ids(PASSWD, ids, &[2, 3]);
+        assert_eq!(shown.lines().nth(1), Some("app:x:101000:101000::/app:/bin/bash"));
+    }
+
+    #[test]
+    fn a_link_in_a_layer_does_not_lead_out_of_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::os::unix::fs::symlink("/etc/passwd", folder.path().join("passwd")).expect("link");
+        assert!(open_in(&[folder.path().to_owned()], "/passwd").is_none());
+    }
+}

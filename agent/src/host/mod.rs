@@ -1,0 +1,15 @@
+//! The real host: what instances, builds and the file server need, done with the kernel.
+
+pub mod error;
+pub mod files;
+pub mod home;
+pub mod image;
+mod node;
+pub mod plan;
+pub mod process;
+pub mod readiness;
+pub mod sandbox;
+mod sites;
+
+pub use node::Node;
+pub use sites::{SITES, prepare as prepare_sites, sites_home, sites_image, sites_spec};

@@ -1,0 +1,188 @@
+//! The real [`Host`]: instances in sandboxes of their own, and sites at the node's file server.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drowse_api::event::EventKind;
+use drowse_api::instance::{InstanceSpec, Workload};
+use drowse_rootfs::ImageStore;
+use jiff::Timestamp;
+use tokio::net::TcpStream;
+
+use super::error::SandboxError;
+use super::home::{Home, remove_folder};
+use super::sandbox::{Sandboxes, blocking};
+use super::{plan, process, sites};
+use crate::config::Config;
+use crate::durable::{self, DurableError};
+use crate::events::EventLog;
+use crate::identity::UserIds;
+use crate::instance::host::{Host, KeepError, PORT, Record};
+use crate::instance::record;
+use crate::instance::state::{Exit, LaunchFailure, Running};
+use crate::listening::{explain, listening};
+use crate::logs;
+
+/// How many lines of its log explain a failure.
+const LAST_WORDS: usize = 50;
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// This host. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    /// How the agent is set up.
+    pub config: Arc<Config>,
+    /// Images.
+    pub store: ImageStore,
+    /// Host ids of users.
+    pub users: Arc<UserIds>,
+    /// Sandboxes.
+    pub sandboxes: Sandboxes,
+    /// What happened.
+    pub events: Arc<EventLog>,
+}
+
+impl Node {
+    /// Where an instance is on this host.
+    #[must_use]
+    pub fn home(&self, spec: &InstanceSpec) -> Home {
+        if sites::is_server(&spec.id) {
+            sites::sites_home(&self.config)
+        } else {
+            Home::instance(&self.config, &spec.user, &spec.id)
+        }
+    }
+
+    async fn launch_process(&self, record: &Record) -> Result<Running, SandboxError> {
+        let (node, owned) = (self.clone(), record.clone());
+        let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
+        self.sandboxes.raise(&plan).await?;
+        if sites::is_server(&record.life.spec.id) {
+            sites::restore_addresses(self).await?;
+        }
+        Ok(Running::Process(self.sandboxes.run(&plan).await?))
+    }
+
+    async fn take_down(&self, record: &Record) {
+        let spec = &record.life.spec;
+        let result = match spec.workload {
+            Workload::Web => self.sandboxes.clear(&self.home(spec)).await,
+            Workload::Site => sites::unpublish(self, record.address).await,
+        };
+        if let Err(error) = result {
+            self.events.about(spec, EventKind::Node, format!("cleaning up failed: {}", error.in_full()));
+        }
+    }
+}
+
+impl Host for Node {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn jitter(&self) -> f64 {
+        let mut byte = [0_u8; 2];
+        // Without it every delay is the middle one.
+        let _ = getrandom::fill(&mut byte);
+        f64::from(u16::from_le_bytes(byte)) / f64::from(u16::MAX)
+    }
+
+    async fn keep(&self, record: &Record) -> Result<(), KeepError> {
+        let (folder, record) = (self.home(&record.life.spec).folder, record.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&folder).map_err(|source| DurableError::Io {
+                action: "make",
+                path: folder.clone(),
+                source,
+            })?;
+            durable::save(&record::path(&folder), record::MAGIC, record::VERSION, &record)
+        });
+        match written.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(DurableError::Io { source, .. })) if source.kind() == std::io::ErrorKind::StorageFull => {
+                Err(KeepError::DiskFull)
+            }
+            Ok(Err(error)) => Err(KeepError::Io(super::error::chain(&error))),
+            Err(error) => Err(KeepError::Io(error.to_string())),
+        }
+    }
+
+    async fn launch(&self, record: &Record) -> Result<Running, LaunchFailure> {
+        let launched = match record.life.spec.workload {
+            Workload::Web => self.launch_process(record).await,
+            Workload::Site => sites::publish(self, record).await.map(|()| Running::Published),
+        };
+        launched.map_err(|error| LaunchFailure { detail: error.in_full(), by_app: Sandboxes::is_by_app(&error) })
+    }
+
+    async fn gone(&self, record: &Record, running: Running) {
+        match running {
+            Running::Process(app) => self.sandboxes.ended(&self.home(&record.life.spec), app).await,
+            Running::Published => pending().await,
+        }
+    }
+
+    async fn accepts(&self, endpoint: SocketAddr) -> bool {
+        matches!(tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(endpoint)).await, Ok(Ok(_)))
+    }
+
+    async fn listening(&self, running: Running) -> String {
+        match running {
+            Running::Process(app) => {
+                listening(app.identity.pid).map_or_else(|_| "it is gone".to_owned(), |found| explain(&found, PORT))
+            }
+            Running::Published => "the node's file server does not answer at its address".to_owned(),
+        }
+    }
+
+    async fn limit(&self, record: &Record) {
+        let spec = &record.life.spec;
+        if spec.workload != Workload::Web {
+            return;
+        }
+        if let Err(error) = self.sandboxes.cgroups.create(&self.home(spec).place, &spec.limits) {
+            self.events.about(spec, EventKind::Node, format!("the new limits were not taken: {error}"));
+        }
+    }
+
+    async fn terminate(&self, running: Running) {
+        if let Running::Process(app) = running {
+            process::signal(app.identity, rustix::process::Signal::TERM);
+        }
+    }
+
+    async fn collect(&self, record: &Record, running: Running) -> Exit {
+        let Running::Process(app) = running else {
+            return Exit { what: "was taken down".to_owned(), out_of_memory: false, log: Vec::new() };
+        };
+        let home = self.home(&record.life.spec);
+        let ended = self.sandboxes.collect(&home, app).await;
+        let what = ended.status.map_or_else(|| "ended together with its sandbox".to_owned(), process::in_words);
+        // Init writes the last lines of the pipes when it finds them closed.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let log = tokio::task::spawn_blocking(move || logs::last_words(&home.folder, LAST_WORDS)).await;
+        Exit { what, out_of_memory: ended.out_of_memory, log: log.unwrap_or_default() }
+    }
+
+    async fn clear(&self, record: &Record) {
+        self.take_down(record).await;
+    }
+
+    async fn remove(&self, record: &Record) {
+        self.take_down(record).await;
+        let folder = self.home(&record.life.spec).folder;
+        let removed = tokio::task::spawn_blocking({
+            let folder = folder.clone();
+            move || remove_folder(&folder)
+        });
+        if let Ok(Err(error)) = removed.await {
+            tracing::error!("cannot remove {}: {error}", folder.display());
+        }
+    }
+
+    fn say(&self, record: &Record, text: &str) {
+        logs::say(&self.home(&record.life.spec).folder, text);
+    }
+}

@@ -1,0 +1,122 @@
+//! From an instance's record and its image to the plan of its sandbox.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use drowse_api::image::APP_FOLDER;
+use drowse_api::instance::{Limits, Workload};
+use drowse_launcher::Bind;
+use drowse_rootfs::bundle::{SpecInput, runtime_spec};
+use drowse_rootfs::{IdRange, Image};
+
+use super::error::SandboxError;
+use super::home::Home;
+use super::image::{command, read_in, resolve_user, wanted_user};
+use super::node::Node;
+use super::sandbox::Plan;
+use super::{files, sites};
+use crate::instance::host::{PORT, Record};
+
+/// What runs in a sandbox, before its image is looked at.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where it is.
+    pub home: Home,
+    /// The host ids of everything in it.
+    pub ids: IdRange,
+    /// What all of it may use.
+    pub limits: Limits,
+    /// Its address.
+    pub address: std::net::Ipv4Addr,
+    /// Its name inside.
+    pub host_name: String,
+    /// Set over the image's environment.
+    pub env: BTreeMap<String, String>,
+    /// Instead of the image's command.
+    pub command: Option<Vec<String>>,
+    /// Folders of the host shown inside.
+    pub binds: Vec<Bind>,
+}
+
+/// The plan of an instance's own sandbox. Blocking: it may unpack layers.
+///
+/// # Errors
+/// If the image is missing or broken, or says nothing that can be run.
+pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
+    let spec = &record.life.spec;
+    debug_assert_eq!(spec.workload, Workload::Web);
+    let image = node.store.image(&spec.image)?;
+    let mut env = spec.env.clone();
+    env.insert("PORT".to_owned(), PORT.to_string());
+    let wanted = Wanted {
+        home: node.home(spec),
+        ids: node.users.range(&spec.user)?,
+        limits: spec.limits,
+        address: record.address,
+        host_name: spec.app.to_string(),
+        env,
+        command: None,
+        binds: sites::binds(&node.config, &spec.id),
+    };
+    let layers = node.store.unpack(&image)?;
+    of(node, wanted, &image, layers)
+}
+
+/// The plan of a sandbox for `wanted` over `image`, whose unpacked layers are `layers`, the bottom
+/// one first. Blocking.
+///
+/// # Errors
+/// As [`of_instance`].
+pub fn of(node: &Node, wanted: Wanted, image: &Image, layers: Vec<PathBuf>) -> Result<Plan, SandboxError> {
+    let config = image.config.config().clone().unwrap_or_default();
+    let passwd = read_in(&layers, "/etc/passwd").unwrap_or_default();
+    let group = read_in(&layers, "/etc/group").unwrap_or_default();
+    let user = resolve_user(&wanted_user(&image.config), &passwd, &group).map_err(SandboxError::Image)?;
+    let args = match wanted.command {
+        Some(command) => command,
+        None => command(&image.config, &layers).map_err(SandboxError::Image)?,
+    };
+    let of_image = config.env().iter().flatten().filter_map(|pair| pair.split_once('='));
+    let mut env: BTreeMap<String, String> = of_image.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    env.entry("PATH".to_owned())
+        .or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    env.insert("HOME".to_owned(), user.home.clone().unwrap_or_else(|| "/".to_owned()));
+    env.extend(wanted.env);
+    let cwd = match config.working_dir() {
+        Some(folder) if !folder.is_empty() => PathBuf::from(folder),
+        _ if layers.iter().any(|layer| layer.join(APP_FOLDER.trim_start_matches('/')).is_dir()) => APP_FOLDER.into(),
+        _ => "/".into(),
+    };
+    let spec = runtime_spec(&SpecInput {
+        hostname: wanted.host_name.clone(),
+        args,
+        env,
+        cwd,
+        uid: user.uid,
+        gid: user.gid,
+        additional_gids: Vec::new(),
+        ids: wanted.ids,
+        memory: Some(wanted.limits.memory.0),
+        pids: Some(wanted.limits.pids),
+        cgroups_path: None,
+        annotations: BTreeMap::new(),
+    })?;
+    let shown = files::Shown {
+        folder: &wanted.home.shown(),
+        layers: &layers,
+        ids: wanted.ids,
+        host_name: &wanted.host_name,
+        address: wanted.address,
+    };
+    Ok(Plan {
+        files: files::write(&node.config, &shown)?,
+        home: wanted.home,
+        image: image.digest.clone(),
+        layers,
+        ids: wanted.ids,
+        limits: wanted.limits,
+        address: wanted.address,
+        spec,
+        binds: wanted.binds,
+    })
+}

@@ -1,0 +1,20 @@
+//! Descriptors that are waited for.
+
+#![allow(unsafe_code, reason = "tokio takes descriptors by a promise of their owner")]
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Lets the runtime wait until `descriptor` is readable.
+///
+/// # Errors
+/// If it cannot be polled.
+pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: `OwnedFd` holds one open descriptor, the same one until it is dropped, and the
+    // `AsyncFd` owns it.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    registered.map_err(|error| error.into_parts().1)
+}

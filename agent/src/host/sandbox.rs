@@ -1,0 +1,385 @@
+//! Sandboxes on this host: raised, given a process, emptied, taken down. For instances, builds and
+//! the file server alike; it knows nothing of what they are for.
+//!
+//! Every step may be repeated: after a crash of the agent the same call finds what is there.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drowse_api::instance::{Limits, ProcessIdentity};
+use drowse_api::{Digest, MemoryBytes};
+use drowse_launcher::init::InitClient;
+use drowse_launcher::{
+    Bind, Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, SandboxFds, SandboxRequest,
+    SeccompProfile, Step,
+};
+use drowse_rootfs::{IdRange, OverlayPlan};
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use super::error::SandboxError;
+use super::home::{Home, remove_folder};
+use super::process;
+use super::readiness::readable;
+use crate::cgroup::{Cgroups, Leaf};
+use crate::durable;
+use crate::instance::state::App;
+use crate::network::{Network, namespace_of};
+
+const MAGIC: &str = "drowse-sandbox";
+const VERSION: u32 = 1;
+const EXIT_RECORD_WAIT: Duration = Duration::from_secs(2);
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// What a sandbox is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where it is.
+    pub home: Home,
+    /// The image, for telling whether what is there was made from it.
+    pub image: Digest,
+    /// Its unpacked layers, the bottom one first.
+    pub layers: Vec<PathBuf>,
+    /// The host ids of everything in it.
+    pub ids: IdRange,
+    /// What all of it may use.
+    pub limits: Limits,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The OCI configuration, with the process in it.
+    pub spec: Spec,
+    /// Files shown in place of the image's.
+    pub files: Vec<InjectedFile>,
+    /// Folders of the host shown inside.
+    pub binds: Vec<Bind>,
+}
+
+/// What is kept of a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    init: ProcessIdentity,
+    boot_id: String,
+    image: Digest,
+    /// Counts the apps that were started in it.
+    incarnation: u32,
+    /// The kernel's count of memory kills before the present app.
+    kills_before: u64,
+}
+
+/// How a process in a sandbox ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// As `wait(2)` tells it, if init could record it.
+    pub status: Option<i32>,
+    /// The kernel killed a process of the sandbox for want of memory.
+    pub out_of_memory: bool,
+}
+
+/// The sandboxes of this host.
+#[derive(Clone)]
+pub struct Sandboxes {
+    /// Builds them.
+    pub launcher: Arc<Launcher>,
+    /// Holds their processes.
+    pub cgroups: Arc<dyn Cgroups>,
+    /// Links them.
+    pub network: Network,
+    /// The boot that what runs belongs to.
+    pub boot_id: String,
+}
+
+impl Sandboxes {
+    /// Makes what is missing of a sandbox; one that is there and of the same image is kept, with
+    /// what was written in it. Files written over another image's layers are removed.
+    ///
+    /// # Errors
+    /// Names the step that failed; what was made is left for the next try or for [`clear`](Self::clear).
+    pub async fn raise(&self, plan: &Plan) -> Result<(), SandboxError> {
+        let (this, owned) = (self.clone(), plan.clone());
+        let init = blocking(move || this.build(&owned)).await?;
+        let netns = namespace_of(init.pid)?;
+        // The namespace is of this process only if it still is the same one.
+        if !process::is_alive(init) {
+            return Err(SandboxError::InitGone);
+        }
+        Ok(self.network.attach(netns.as_fd(), &plan.home.owner, plan.address).await?)
+    }
+
+    fn build(&self, plan: &Plan) -> Result<ProcessIdentity, SandboxError> {
+        let home = &plan.home;
+        self.cgroups.create(&home.place, &plan.limits)?;
+        let kept = self.kept(home);
+        if let Some(kept) = &kept
+            && kept.image == plan.image
+            && process::is_alive(kept.init)
+            && InitClient::connect(&home.socket()).and_then(|init| init.state()).is_ok()
+        {
+            return Ok(kept.init);
+        }
+        self.empty(home)?;
+        self.prepare_folders(plan)?;
+        let open = |name: &str| -> Result<OwnedFd, SandboxError> {
+            let path = home.folder.join(name);
+            let file = std::fs::File::options().create(true).append(true).open(&path);
+            Ok(file.map_err(|source| SandboxError::io("open", &path, source))?.into())
+        };
+        let exits = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(home.exits());
+        let descriptors = SandboxFds {
+            init_cgroups: self.cgroups.open_procs(&home.place, Leaf::Init)?,
+            log: [open("log.0")?, open("log.1")?],
+            exits: exits.map_err(|source| SandboxError::io("open", &home.exits(), source))?.into(),
+            socket: drowse_launcher::init::listen(&home.socket())?,
+        };
+        let request = SandboxRequest {
+            spec: plan.spec.clone(),
+            overlay: OverlayPlan::new(&plan.layers, &home.folder, plan.ids),
+            files: plan.files.clone(),
+            binds: plan.binds.clone(),
+            clock: Clock::default(),
+            log_limit: crate::logs::FILE_CAP,
+        };
+        let sandbox = self.launcher.build(&request, descriptors)?;
+        let init = ProcessIdentity { pid: sandbox.pid, start_time: sandbox.start_time };
+        let kills_before = self.cgroups.oom_kills(&home.place)?;
+        let image = plan.image.clone();
+        self.keep(home, &Kept { init, boot_id: self.boot_id.clone(), image, incarnation: 0, kills_before })?;
+        Ok(init)
+    }
+
+    fn prepare_folders(&self, plan: &Plan) -> Result<(), SandboxError> {
+        let home = &plan.home;
+        let upper = home.folder.join("upper");
+        let marker = home.folder.join("upper-of");
+        let io = |action, path: &std::path::Path| {
+            let path = path.to_owned();
+            move |source| SandboxError::io(action, &path, source)
+        };
+        // overlayfs has no meaning for an upper layer over other lower ones.
+        if std::fs::read_to_string(&marker).is_ok_and(|image| image != plan.image.as_str()) {
+            remove_folder(&upper).map_err(io("remove", &upper))?;
+        }
+        let work = home.folder.join("work");
+        remove_folder(&work).map_err(io("remove", &work))?;
+        for folder in [&upper, &work, &home.run] {
+            std::fs::create_dir_all(folder).map_err(io("make", folder))?;
+        }
+        let root = plan.ids.to_host(0);
+        std::os::unix::fs::chown(&upper, root, root).map_err(io("change the owner of", &upper))?;
+        std::fs::write(&marker, plan.image.as_str()).map_err(io("write", &marker))
+    }
+
+    /// Starts the plan's process; whatever ran there before is killed first.
+    ///
+    /// # Errors
+    /// Names the step that failed; nothing of the process is left then.
+    pub async fn run(&self, plan: &Plan) -> Result<App, SandboxError> {
+        let (this, plan) = (self.clone(), plan.clone());
+        blocking(move || this.start(&plan)).await
+    }
+
+    fn start(&self, plan: &Plan) -> Result<App, SandboxError> {
+        let home = &plan.home;
+        let mut kept = self.kept(home).ok_or(SandboxError::InitGone)?;
+        self.kill_app(home)?;
+        let process = plan.spec.process().clone().ok_or(SandboxError::NoProcess)?;
+        let init = process::open(kept.init).ok_or(SandboxError::InitGone)?;
+        let client = InitClient::connect(&home.socket())?;
+        kept.incarnation += 1;
+        kept.kills_before = self.cgroups.oom_kills(&home.place)?;
+        self.keep(home, &kept)?;
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let pipes = pipe().and_then(|out| Ok((out, pipe()?))).map_err(|errno| SandboxError::Pipe(errno.into()))?;
+        let ((out_read, out), (err_read, err)) = pipes;
+        client.attach(kept.incarnation, out_read, err_read)?;
+        let request = ProcessRequest { process, ids: plan.ids, seccomp: SeccompProfile::Default };
+        let descriptors = ProcessFds {
+            init: init.as_fd(),
+            app_cgroups: self.cgroups.open_procs(&home.place, Leaf::App)?,
+            stdin: None,
+            stdout: out,
+            stderr: err,
+        };
+        let started = self.launcher.start(&request, descriptors).inspect_err(|_| {
+            if let Err(error) = self.kill_app(home) {
+                tracing::warn!(place = %home.place, "cannot clean up after a failed start: {error}");
+            }
+        })?;
+        client.watch(started.pid_inside)?;
+        let identity = ProcessIdentity { pid: started.pid, start_time: started.start_time };
+        Ok(App { identity, pid_inside: started.pid_inside })
+    }
+
+    /// Waits until `app` is dead. Where the kernel kills one process for want of memory and leaves
+    /// the others, the others are killed too: a half-dead app serves nobody.
+    pub async fn ended(&self, home: &Home, app: App) {
+        let notice = self.cgroups.watch_oom(&home.place).ok();
+        let notice = notice.and_then(|fd| readable(fd).ok());
+        let Some(notice) = notice else { return process::ended(app.identity).await };
+        let before = self.kept(home).map_or(0, |kept| kept.kills_before);
+        let ended = process::ended(app.identity);
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                () = &mut ended => return,
+                ready = notice.readable() => {
+                    let Ok(mut ready) = ready else { return ended.await };
+                    let _ = rustix::io::read(notice.get_ref(), &mut [0_u8; 4096][..]);
+                    ready.clear_ready();
+                    self.kill_if_out_of_memory(home, before).await;
+                }
+            }
+        }
+    }
+
+    /// The count follows the notice within milliseconds.
+    async fn kill_if_out_of_memory(&self, home: &Home, before: u64) {
+        for _ in 0..10 {
+            if self.cgroups.oom_kills(&home.place).is_ok_and(|count| count > before) {
+                if let Err(error) = self.cgroups.kill_app(&home.place) {
+                    tracing::warn!(place = %home.place, "cannot kill the rest of an app: {error}");
+                }
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Kills everything of the app, and says how its main process ended.
+    pub async fn collect(&self, home: &Home, app: App) -> Ended {
+        let (this, home) = (self.clone(), home.clone());
+        let ended = blocking(move || {
+            let own_end = !process::is_alive(app.identity);
+            let kept = this.kept(&home);
+            let kills = this.cgroups.oom_kills(&home.place).unwrap_or_default();
+            // Of its own end the record is read before the killing, which cannot change it.
+            if !own_end || kept.as_ref().is_some_and(|kept| process::is_alive(kept.init)) {
+                if let Err(error) = this.kill_app(&home) {
+                    tracing::error!(place = %home.place, "cannot kill an app: {error}");
+                }
+            }
+            let deadline = Instant::now() + EXIT_RECORD_WAIT;
+            let mut status = process::recorded_exit(&home.exits(), app.pid_inside);
+            while status.is_none()
+                && Instant::now() < deadline
+                && kept.as_ref().is_some_and(|kept| process::is_alive(kept.init))
+            {
+                std::thread::sleep(Duration::from_millis(2));
+                status = process::recorded_exit(&home.exits(), app.pid_inside);
+            }
+            let out_of_memory = kept.is_some_and(|kept| kept.boot_id == this.boot_id && kills > kept.kills_before);
+            Ok(Ended { status, out_of_memory })
+        });
+        ended.await.unwrap_or(Ended { status: None, out_of_memory: false })
+    }
+
+    /// Whether the sandbox's init lives.
+    #[must_use]
+    pub fn stands(&self, home: &Home) -> bool {
+        self.kept(home).is_some_and(|kept| process::is_alive(kept.init))
+    }
+
+    /// The namespace of a standing sandbox's network.
+    ///
+    /// # Errors
+    /// If it does not stand.
+    pub fn network_of(&self, home: &Home) -> Result<OwnedFd, SandboxError> {
+        let kept = self.kept(home).ok_or(SandboxError::InitGone)?;
+        let netns = namespace_of(kept.init.pid)?;
+        if process::is_alive(kept.init) { Ok(netns) } else { Err(SandboxError::InitGone) }
+    }
+
+    /// Takes the sandbox down: processes, link, groups, socket. The folder with what was written stays.
+    ///
+    /// # Errors
+    /// Names the first step that failed; the others are done all the same.
+    pub async fn clear(&self, home: &Home) -> Result<(), SandboxError> {
+        let (this, owned) = (self.clone(), home.clone());
+        let emptied = blocking(move || this.empty(&owned)).await;
+        let detached = self.network.detach(&home.owner).await;
+        let (this, owned) = (self.clone(), home.clone());
+        let removed = blocking(move || {
+            this.cgroups.remove(&owned.place)?;
+            remove_folder(&owned.run).map_err(|source| SandboxError::io("remove", &owned.run, source))
+        });
+        let removed = removed.await;
+        emptied?;
+        detached?;
+        removed
+    }
+
+    /// Kills all that runs in the sandbox, init too, and forgets it.
+    fn empty(&self, home: &Home) -> Result<(), SandboxError> {
+        self.cgroups.kill_all(&home.place)?;
+        if let Some(kept) = self.kept(home) {
+            // Also where a crash came between the clone and its attaching to a group.
+            process::signal(kept.init, rustix::process::Signal::KILL);
+        }
+        self.wait_until_empty(home, &Leaf::ALL)?;
+        match std::fs::remove_file(home.sandbox_record()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(SandboxError::io("remove", &home.sandbox_record(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn kill_app(&self, home: &Home) -> Result<(), SandboxError> {
+        self.cgroups.kill_app(&home.place)?;
+        self.wait_until_empty(home, &[Leaf::App])
+    }
+
+    fn wait_until_empty(&self, home: &Home, leaves: &[Leaf]) -> Result<(), SandboxError> {
+        let deadline = Instant::now() + KILL_WAIT;
+        for leaf in leaves {
+            while self.cgroups.is_populated(&home.place, *leaf)? {
+                if Instant::now() > deadline {
+                    return Err(SandboxError::StillThere { place: home.place.clone(), waited: KILL_WAIT });
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of the sandbox, if it is of this boot. A damaged record is none: the sandbox is
+    /// then found by its groups, and made anew.
+    fn kept(&self, home: &Home) -> Option<Kept> {
+        match durable::load::<Kept>(&home.sandbox_record(), MAGIC, VERSION) {
+            Ok(kept) => kept.filter(|kept| kept.boot_id == self.boot_id),
+            Err(error) => {
+                tracing::error!("{error}");
+                None
+            }
+        }
+    }
+
+    fn keep(&self, home: &Home, kept: &Kept) -> Result<(), SandboxError> {
+        Ok(durable::save(&home.sandbox_record(), MAGIC, VERSION, kept)?)
+    }
+
+    /// Whether a failure to start is the image's own: its command cannot be executed.
+    #[must_use]
+    pub fn is_by_app(error: &SandboxError) -> bool {
+        matches!(error, SandboxError::Launcher(LauncherError::Failed(failure))
+            if matches!(failure.step, Step::Exec | Step::WorkingFolder))
+    }
+
+    /// Memory for a helper of ours.
+    #[must_use]
+    pub fn helper_limits(memory: MemoryBytes) -> Limits {
+        Limits { memory, pids: 64, cpu_weight: 100 }
+    }
+}
+
+/// Runs what blocks beside the runtime.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SandboxError> + Send + 'static,
+) -> Result<T, SandboxError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(SandboxError::Broken))
+}

@@ -1,0 +1,384 @@
+//! The task that sees to one instance: carries out what the state machine decides and tells it what
+//! happens.
+//!
+//! At most one piece of work is under way at a time, by the machine's own rule (each state has at
+//! most one); the connection probe and the wait for the exit are beside it and are dropped with the
+//! state that they belong to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drowse_api::agent::StopRequest;
+use drowse_api::instance::{InstanceSpec, InstanceStatus};
+use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::host::{Host, KeepError, Record};
+use super::state::{Effect, Event, Life, State};
+use crate::events::EventLog;
+
+/// The statuses of all instances of the node.
+pub type Board = watch::Sender<BTreeMap<InstanceId, InstanceStatus>>;
+
+const FIRST_PROBE: Duration = Duration::from_millis(10);
+const LONGEST_PROBE_PAUSE: Duration = Duration::from_millis(50);
+const KEEP_AGAIN: Duration = Duration::from_secs(5);
+
+/// What others ask of the task.
+#[derive(Debug)]
+pub enum Command {
+    /// Make it so; answered when it is on disk.
+    Put(Box<InstanceSpec>, oneshot::Sender<Result<InstanceStatus, Problem>>),
+    /// End it; answered when it is on disk.
+    Stop(StopRequest, oneshot::Sender<Result<InstanceStatus, Problem>>),
+    /// Remove it; answered when nothing is left.
+    Delete(Epoch, oneshot::Sender<Result<(), Problem>>),
+}
+
+/// How the task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing of the instance is left.
+    Over,
+    /// It goes on without this agent.
+    Left,
+}
+
+impl Outcome {
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        self == Self::Over
+    }
+}
+
+/// The task's own data.
+pub struct Actor<H> {
+    host: Arc<H>,
+    events: Arc<EventLog>,
+    board: Board,
+    commands: mpsc::Receiver<Command>,
+    record: Record,
+    /// What the present state has under way: its result is an event.
+    work: JoinSet<Event>,
+    /// Probe and wait for the exit, of the present `Running`.
+    watchers: JoinSet<Event>,
+    /// Who waits for the end of a removal.
+    waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
+    /// Whether the newest state still is to be written.
+    unwritten: bool,
+}
+
+impl<H: Host> Actor<H> {
+    /// The task for the instance of `record`, which is on disk unless it `is_new`.
+    #[must_use]
+    pub fn new(
+        host: Arc<H>,
+        events: Arc<EventLog>,
+        board: Board,
+        commands: mpsc::Receiver<Command>,
+        record: Record,
+        is_new: bool,
+    ) -> Self {
+        Self {
+            host,
+            events,
+            board,
+            commands,
+            record,
+            work: JoinSet::new(),
+            watchers: JoinSet::new(),
+            waiting: Vec::new(),
+            unwritten: is_new,
+        }
+    }
+
+    /// Does `first`, and then what comes, until the instance is removed or every handle is dropped.
+    /// Dropped at any point, it leaves the instance running, to be adopted.
+    pub async fn run(mut self, first: Vec<Effect>) -> Outcome {
+        if self.unwritten
+            && let Err(error) = self.keep().await
+        {
+            return self.refuse(&error).await;
+        }
+        self.show();
+        self.watch();
+        for effect in first {
+            self.act(effect).await;
+        }
+        loop {
+            let due = self.record.life.due();
+            let event = tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => { self.command(command).await; continue }
+                    None => return Outcome::Left,
+                },
+                Some(done) = self.work.join_next() => match done {
+                    Ok(event) => event,
+                    Err(error) => { self.work_broke(&error); continue }
+                },
+                Some(Ok(event)) = self.watchers.join_next() => event,
+                () = until(&*self.host, due), if due.is_some() => self.due().await,
+                () = tokio::time::sleep(KEEP_AGAIN), if self.unwritten => { let _ = self.keep().await; continue }
+            };
+            if matches!(self.record.life.state, State::Removing) && matches!(event, Event::Cleared) {
+                return self.removed();
+            }
+            self.happen(event).await;
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Put(spec, answer) => {
+                let _ = answer.send(self.put(*spec).await);
+            }
+            Command::Stop(request, answer) => {
+                let _ = answer.send(self.stop(request).await);
+            }
+            Command::Delete(epoch, answer) => match self.check_epoch(epoch) {
+                Err(problem) => {
+                    let _ = answer.send(Err(problem));
+                }
+                Ok(()) => {
+                    self.waiting.push(answer);
+                    self.happen(Event::Delete(epoch)).await;
+                }
+            },
+        }
+    }
+
+    async fn put(&mut self, spec: InstanceSpec) -> Result<InstanceStatus, Problem> {
+        self.check_epoch(spec.epoch)?;
+        if matches!(self.record.life.state, State::Removing) {
+            return Err(Problem::new(ErrorCode::Conflict, format!("instance {} is being removed", spec.id)));
+        }
+        let have = &self.record.life.spec;
+        if spec.epoch == have.epoch && spec != *have {
+            let detail = format!("instance {} has another spec at epoch {}", spec.id, spec.epoch);
+            return Err(Problem::new(ErrorCode::Conflict, detail).hint("raise the epoch with every change"));
+        }
+        if spec.epoch > have.epoch {
+            self.happen(Event::Put(spec)).await;
+        }
+        self.answer().await
+    }
+
+    async fn stop(&mut self, request: StopRequest) -> Result<InstanceStatus, Problem> {
+        self.check_epoch(request.epoch)?;
+        let grace = Duration::from_secs(request.grace_seconds.into());
+        self.happen(Event::Stop { epoch: request.epoch, grace, reason: request.reason }).await;
+        self.answer().await
+    }
+
+    fn check_epoch(&self, epoch: Epoch) -> Result<(), Problem> {
+        let spec = &self.record.life.spec;
+        if epoch >= spec.epoch {
+            return Ok(());
+        }
+        let detail = format!("instance {} is at epoch {}; {epoch} is older", spec.id, spec.epoch);
+        Err(Problem::new(ErrorCode::StaleEpoch, detail))
+    }
+
+    /// The status, once it is on disk.
+    async fn answer(&mut self) -> Result<InstanceStatus, Problem> {
+        if self.unwritten {
+            self.keep().await.map_err(|error| keep_problem(&error))?;
+        }
+        Ok(self.record.status())
+    }
+
+    /// One step: decide, keep, show, act.
+    async fn happen(&mut self, event: Event) {
+        let before = self.record.life.running();
+        let (life, effects) = self.record.life.clone().on(event, self.host.now(), self.host.jitter());
+        if life == self.record.life && effects.is_empty() {
+            return;
+        }
+        self.record.life = life;
+        self.unwritten = true;
+        if let Err(error) = self.keep().await {
+            tracing::error!(instance = %self.record.life.spec.id, "{error}; trying again");
+        }
+        self.show();
+        if self.record.life.running() != before || self.is_exiting() {
+            self.watch();
+        }
+        for effect in effects {
+            self.act(effect).await;
+        }
+    }
+
+    async fn act(&mut self, effect: Effect) {
+        let (host, record) = (Arc::clone(&self.host), self.record.clone());
+        match effect {
+            Effect::Launch => {
+                self.work.spawn(async move {
+                    match host.launch(&record).await {
+                        Ok(running) => Event::Launched(running),
+                        Err(failure) => Event::LaunchFailed(failure),
+                    }
+                });
+            }
+            Effect::Probe => {
+                self.watchers.spawn(async move {
+                    let mut pause = FIRST_PROBE;
+                    while !host.accepts(record.endpoint()).await {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 3 / 2).min(LONGEST_PROBE_PAUSE);
+                    }
+                    Event::Accepted
+                });
+            }
+            Effect::Limit => host.limit(&record).await,
+            Effect::Terminate => {
+                if let Some(running) = self.record.life.running() {
+                    host.terminate(running).await;
+                }
+            }
+            Effect::Collect => {
+                if let Some(running) = self.record.life.running() {
+                    self.work.spawn(async move { Event::Collected(host.collect(&record, running).await) });
+                }
+            }
+            Effect::Clear => {
+                self.work.spawn(async move {
+                    host.clear(&record).await;
+                    Event::Cleared
+                });
+            }
+            Effect::Remove => {
+                // Whatever else was under way has ended, by the machine's rule, or only watches.
+                self.watchers = JoinSet::new();
+                self.work.spawn(async move {
+                    host.remove(&record).await;
+                    Event::Cleared
+                });
+            }
+            Effect::Tell(kind, message) => {
+                host.say(&record, &message);
+                self.events.about(&record.life.spec, kind, message);
+            }
+        }
+    }
+
+    /// Waits for the exit of what runs now, and for nothing else any more.
+    fn watch(&mut self) {
+        self.watchers = JoinSet::new();
+        if self.is_exiting() {
+            return;
+        }
+        if let Some(running) = self.record.life.running() {
+            let (host, record) = (Arc::clone(&self.host), self.record.clone());
+            self.watchers.spawn(async move {
+                host.gone(&record, running).await;
+                Event::Gone
+            });
+        }
+    }
+
+    fn is_exiting(&self) -> bool {
+        matches!(self.record.life.state, State::Exiting { .. })
+    }
+
+    async fn due(&self) -> Event {
+        let listening = match &self.record.life.state {
+            State::Booting { running, .. } => self.host.listening(*running).await,
+            _ => String::new(),
+        };
+        Event::Due { listening }
+    }
+
+    async fn keep(&mut self) -> Result<(), KeepError> {
+        self.host.keep(&self.record).await?;
+        self.unwritten = false;
+        Ok(())
+    }
+
+    fn show(&self) {
+        let status = self.record.status();
+        self.board.send_modify(|board| {
+            board.insert(status.id.clone(), status);
+        });
+    }
+
+    fn removed(mut self) -> Outcome {
+        self.board.send_modify(|board| {
+            board.remove(&self.record.life.spec.id);
+        });
+        for answer in self.waiting.drain(..) {
+            let _ = answer.send(Ok(()));
+        }
+        Outcome::Over
+    }
+
+    /// Nothing may be begun that is not on disk: whoever asked first is told why.
+    async fn refuse(mut self, error: &KeepError) -> Outcome {
+        self.commands.close();
+        while let Some(command) = self.commands.recv().await {
+            match command {
+                Command::Put(_, answer) | Command::Stop(_, answer) => drop(answer.send(Err(keep_problem(error)))),
+                Command::Delete(_, answer) => drop(answer.send(Err(keep_problem(error)))),
+            }
+        }
+        Outcome::Over
+    }
+
+    /// A fault of ours in a piece of work must not end the instance: it goes on as after a restart of the agent.
+    fn work_broke(&mut self, error: &tokio::task::JoinError) {
+        tracing::error!(instance = %self.record.life.spec.id, "work on an instance broke off: {error}");
+        let (host, record) = (Arc::clone(&self.host), self.record.clone());
+        let state = record.life.state.clone();
+        self.work.spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match state {
+                State::Exiting { running, .. } => Event::Collected(host.collect(&record, running).await),
+                State::Launching { .. } => Event::LaunchFailed(super::state::LaunchFailure {
+                    detail: "the agent broke off the launch by a fault of its own".to_owned(),
+                    by_app: false,
+                }),
+                State::Removing => {
+                    host.remove(&record).await;
+                    Event::Cleared
+                }
+                _ => {
+                    host.clear(&record).await;
+                    Event::Cleared
+                }
+            }
+        });
+    }
+}
+
+/// How a record that could not be kept is answered.
+#[must_use]
+pub fn keep_problem(error: &KeepError) -> Problem {
+    let code = match error {
+        KeepError::DiskFull => ErrorCode::DiskFull,
+        KeepError::Io(_) => ErrorCode::Internal,
+    };
+    Problem::new(code, error.to_string())
+}
+
+/// What a task that takes over `life` from an earlier agent has to do first.
+#[must_use]
+pub fn resume(life: &Life) -> Vec<Effect> {
+    match &life.state {
+        State::Launching { .. } => vec![Effect::Launch],
+        State::Booting { .. } => vec![Effect::Probe],
+        State::Exiting { .. } => vec![Effect::Collect],
+        State::Clearing { .. } => vec![Effect::Clear],
+        State::Removing => vec![Effect::Remove],
+        State::Ready { .. } | State::Backoff { .. } | State::Stopping { .. } => Vec::new(),
+        State::Stopped { .. } | State::Failed { .. } => Vec::new(),
+    }
+}
+
+async fn until<H: Host>(host: &H, due: Option<jiff::Timestamp>) {
+    if let Some(due) = due {
+        let left = Duration::try_from(due.duration_since(host.now())).unwrap_or_default();
+        tokio::time::sleep(left).await;
+    }
+}

@@ -1,0 +1,137 @@
+//! What an instance needs of its host: the seam between the task that sees to it and the kernel.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use drowse_api::instance::{Failure, InstanceState, InstanceStatus, ProcessIdentity};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::state::{End, Exit, LaunchFailure, Life, Running, State, Then};
+
+/// The port that apps are told to listen on. Every instance has addresses of its own.
+pub const PORT: u16 = 8080;
+
+/// All that is kept of an instance over restarts of the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What is wanted, and what it is doing.
+    pub life: Life,
+    /// Its address, from the first moment to the last.
+    pub address: Ipv4Addr,
+    /// The boot of the host that the state belongs to.
+    pub boot_id: String,
+}
+
+impl Record {
+    /// Where it is reached.
+    #[must_use]
+    pub fn endpoint(&self) -> SocketAddr {
+        (self.address, PORT).into()
+    }
+
+    /// What others are told of it.
+    #[must_use]
+    pub fn status(&self) -> InstanceStatus {
+        let Life { spec, tries, state, .. } = &self.life;
+        let process = match self.life.running() {
+            Some(Running::Process(app)) => Some(app.identity),
+            _ => None::<ProcessIdentity>,
+        };
+        InstanceStatus {
+            id: spec.id.clone(),
+            epoch: spec.epoch,
+            app: spec.app.clone(),
+            deployment: spec.deployment.clone(),
+            user: spec.user.clone(),
+            address: Some(self.endpoint()),
+            state: shown(state, *tries),
+            process,
+            restarts: *tries,
+        }
+    }
+}
+
+fn shown(state: &State, tries: u32) -> InstanceState {
+    let stopping = || InstanceState::Stopping { deadline: Timestamp::now() };
+    match state {
+        State::Launching { then: Then::Proceed | Then::Start } => InstanceState::Preparing,
+        State::Booting { since, .. } => InstanceState::Booting { attempt: tries, since: *since },
+        State::Ready { since, .. } => InstanceState::Ready { since: *since },
+        State::Backoff { retry_at, cause } => {
+            InstanceState::Backoff { attempt: tries, retry_at: *retry_at, cause: without_log(cause) }
+        }
+        State::Stopping { deadline, .. } => InstanceState::Stopping { deadline: *deadline },
+        State::Exiting { then: Then::Proceed | Then::Start, .. } | State::Clearing { then: End::Start } => {
+            InstanceState::Preparing
+        }
+        State::Launching { .. } | State::Exiting { .. } | State::Removing | State::Clearing { then: End::Remove } => {
+            stopping()
+        }
+        State::Stopped { reason } | State::Clearing { then: End::Stopped(reason) } => {
+            InstanceState::Stopped { reason: reason.clone() }
+        }
+        State::Failed { failure } | State::Clearing { then: End::Failed(failure) } => {
+            InstanceState::Failed { failure: failure.clone() }
+        }
+    }
+}
+
+/// A picture of all instances goes out with every change: the log lines of a passing failure stay out of it.
+fn without_log(cause: &Failure) -> Failure {
+    Failure { log: Vec::new(), ..cause.clone() }
+}
+
+/// A record could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The disk is full.
+    #[error("the disk of the node is full")]
+    DiskFull,
+    /// Another reason.
+    #[error("cannot write the record of the instance: {0}")]
+    Io(String),
+}
+
+/// What a host does for instances. Every call is idempotent: it may be repeated after a crash.
+pub trait Host: Send + Sync + 'static {
+    /// The time; a fake's follows tokio's.
+    fn now(&self) -> Timestamp;
+
+    /// A number from 0 to 1.
+    fn jitter(&self) -> f64;
+
+    /// Writes the record, durably.
+    fn keep(&self, record: &Record) -> impl Future<Output = Result<(), KeepError>> + Send;
+
+    /// Makes what is missing of image, groups, sandbox and network, and starts the app. Never leaves
+    /// an older copy of it running.
+    fn launch(&self, record: &Record) -> impl Future<Output = Result<Running, LaunchFailure>> + Send;
+
+    /// Waits until the main process is gone. At once if it is gone already, never for what has no process.
+    fn gone(&self, record: &Record, running: Running) -> impl Future<Output = ()> + Send;
+
+    /// Tries once to connect.
+    fn accepts(&self, endpoint: SocketAddr) -> impl Future<Output = bool> + Send;
+
+    /// What listens in the sandbox, as a sentence for users.
+    fn listening(&self, running: Running) -> impl Future<Output = String> + Send;
+
+    /// Applies the limits of the record's spec.
+    fn limit(&self, record: &Record) -> impl Future<Output = ()> + Send;
+
+    /// Asks the main process to end.
+    fn terminate(&self, running: Running) -> impl Future<Output = ()> + Send;
+
+    /// Kills all of the app, and says how its main process ended.
+    fn collect(&self, record: &Record, running: Running) -> impl Future<Output = Exit> + Send;
+
+    /// Ends the sandbox and takes the address back from the network; what the instance wrote stays.
+    fn clear(&self, record: &Record) -> impl Future<Output = ()> + Send;
+
+    /// [`clear`](Self::clear), and every file and the record.
+    fn remove(&self, record: &Record) -> impl Future<Output = ()> + Send;
+
+    /// A line for the instance's own log.
+    fn say(&self, record: &Record, text: &str);
+}

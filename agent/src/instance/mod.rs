@@ -1,0 +1,11 @@
+//! Instances: what becomes of each, the task that sees to it, and all of them together.
+
+pub mod actor;
+pub mod budget;
+pub mod host;
+pub mod machine;
+pub mod record;
+pub mod registry;
+pub mod state;
+
+pub use registry::Instances;

@@ -1,0 +1,225 @@
+//! The states of an instance, what happens to it, and what is to be done.
+//!
+//! Values only: `machine.rs` decides on them, `actor.rs` acts on them, `record.rs` keeps them.
+
+use std::time::Duration;
+
+use drowse_api::Epoch;
+use drowse_api::event::EventKind;
+use drowse_api::instance::{Failure, FailureReason, InstanceSpec, ProcessIdentity};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What serves for an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Running {
+    /// Processes in its own sandbox.
+    Process(App),
+    /// Files at its address of the node's file server.
+    Published,
+}
+
+/// The main process of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// On the host.
+    pub identity: ProcessIdentity,
+    /// Inside its pid namespace, as init records its exit.
+    pub pid_inside: i32,
+}
+
+/// How an app ended, and what explains it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// `exited with status 1`, `was killed by SIGKILL`.
+    pub what: String,
+    /// The kernel killed it at its memory limit.
+    pub out_of_memory: bool,
+    /// The last lines of its log.
+    pub log: Vec<String>,
+}
+
+/// Why an app could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchFailure {
+    /// One sentence.
+    pub detail: String,
+    /// Whether the image is to blame (its command cannot be executed) and not the host.
+    pub by_app: bool,
+}
+
+/// An instance: what is wanted, and what it is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Life {
+    /// What the controller wants, by its newest accepted decision.
+    pub spec: InstanceSpec,
+    /// Starts after an exit, since the budget was reset.
+    pub tries: u32,
+    /// Whether this spec was ever ready; a deploy that never was fails at once.
+    pub proven: bool,
+    /// What it is doing.
+    pub state: State,
+}
+
+/// What an instance is doing. Every state with work in progress says what follows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum State {
+    /// Image, sandbox, network and process are being made.
+    Launching {
+        /// What follows.
+        then: Then,
+    },
+    /// It runs and is being connected to.
+    Booting {
+        /// What runs.
+        running: Running,
+        /// Since when.
+        since: Timestamp,
+        /// Until when it may take.
+        deadline: Timestamp,
+    },
+    /// It accepts connections.
+    Ready {
+        /// What runs.
+        running: Running,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Its main process ended or is being killed; the rest of it is cleared away.
+    Exiting {
+        /// What ran.
+        running: Running,
+        /// Why the platform ended it, where it did.
+        verdict: Option<Verdict>,
+        /// What follows.
+        then: Then,
+    },
+    /// It is started again at `retry_at`.
+    Backoff {
+        /// When.
+        retry_at: Timestamp,
+        /// Why it is down.
+        cause: Failure,
+    },
+    /// It was sent SIGTERM and has until `deadline`.
+    Stopping {
+        /// What runs.
+        running: Running,
+        /// When it is killed.
+        deadline: Timestamp,
+        /// What follows.
+        then: Then,
+    },
+    /// Its sandbox is being torn down.
+    Clearing {
+        /// What follows.
+        then: End,
+    },
+    /// It ended because it was told to.
+    Stopped {
+        /// In one sentence.
+        reason: String,
+    },
+    /// It is not started again without a new command.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// Everything of it is being removed.
+    Removing,
+}
+
+/// What follows work in progress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Then {
+    /// As ever: after a launch the boot check, after an exit the restart budget.
+    Proceed,
+    /// It stops, for this reason.
+    Stop(String),
+    /// It starts anew by the spec as it is by then.
+    Start,
+    /// It is removed.
+    Remove,
+}
+
+/// What follows the tearing down of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// It stays stopped.
+    Stopped(String),
+    /// It stays failed.
+    Failed(Failure),
+    /// It starts anew.
+    Start,
+    /// It is removed.
+    Remove,
+}
+
+/// Why the platform ended an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The kind.
+    pub reason: FailureReason,
+    /// One sentence.
+    pub detail: String,
+}
+
+/// What happens to an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A newer decision on what it should be.
+    Put(InstanceSpec),
+    /// A newer decision that it should stop.
+    Stop {
+        /// The decision.
+        epoch: Epoch,
+        /// How long it may take.
+        grace: Duration,
+        /// Why.
+        reason: String,
+    },
+    /// It is to be removed.
+    Delete(Epoch),
+    /// The launch ended well.
+    Launched(Running),
+    /// The launch failed.
+    LaunchFailed(LaunchFailure),
+    /// Its port accepted a connection.
+    Accepted,
+    /// Its main process is gone.
+    Gone,
+    /// What was left of its processes is cleared away.
+    Collected(Exit),
+    /// The time of its state is over.
+    Due {
+        /// What listens instead of its port, for the boot check's message; else empty.
+        listening: String,
+    },
+    /// Its sandbox is torn down.
+    Cleared,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Make image, sandbox, network and process; answer `Launched` or `LaunchFailed`.
+    Launch,
+    /// Connect to its port until it accepts; answer `Accepted`.
+    Probe,
+    /// Apply the limits of the spec to what runs.
+    Limit,
+    /// SIGTERM to the main process.
+    Terminate,
+    /// Kill what is there of the app and find out how it ended; answer `Collected`.
+    Collect,
+    /// Tear down the sandbox, keep the files; answer `Cleared`.
+    Clear,
+    /// Remove everything of it, and its record.
+    Remove,
+    /// Tell followers of the events.
+    Tell(EventKind, String),
+}

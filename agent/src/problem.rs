@@ -1,0 +1,50 @@
+//! Where errors of the agent's parts become what callers are told.
+
+use std::io::ErrorKind;
+
+use drowse_api::{ErrorCode, Problem};
+use drowse_rootfs::StoreError;
+
+use crate::host::error::{SandboxError, chain};
+
+/// An error of the image store.
+#[must_use]
+pub fn of_store(error: &StoreError) -> Problem {
+    let code = match error {
+        _ if is_disk_full(error) => ErrorCode::DiskFull,
+        StoreError::WrongDigest { .. } | StoreError::Source(_) => ErrorCode::BadRequest,
+        StoreError::TooLarge { .. } => ErrorCode::TooLarge,
+        StoreError::Missing { .. } => ErrorCode::NotFound,
+        StoreError::Malformed { .. }
+        | StoreError::Unfit { .. }
+        | StoreError::Unpack { .. }
+        | StoreError::Archive(_) => ErrorCode::BadImage,
+        StoreError::Bundle { .. } => ErrorCode::NotAllowed,
+        StoreError::Io { .. } | StoreError::Capture { .. } => ErrorCode::Internal,
+    };
+    Problem::new(code, chain(error))
+}
+
+/// An error of a sandbox that a build runs in.
+#[must_use]
+pub fn of_sandbox(error: &SandboxError) -> Problem {
+    match error {
+        SandboxError::Store(error) => of_store(error),
+        error if is_disk_full(error) => Problem::new(ErrorCode::DiskFull, chain(error)),
+        error => Problem::new(ErrorCode::HostUnfit, chain(error)).hint("drowse doctor examines the node"),
+    }
+}
+
+/// Whether a full disk is at the bottom of it.
+#[must_use]
+pub fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
