@@ -11,6 +11,7 @@ mod link;
 mod netlink;
 mod nft;
 mod pool;
+mod survey;
 mod sysctl;
 mod table;
 

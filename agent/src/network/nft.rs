@@ -22,6 +22,11 @@ pub(super) async fn apply(rules: &str) -> Result<(), NetworkError> {
     run(&["-f", "-"], rules, "the rules").await.map(drop)
 }
 
+/// Has the kernel look at a text of rules, and applies nothing.
+pub(super) async fn try_out(rules: &str) -> Result<(), NetworkError> {
+    run(&["-c", "-f", "-"], rules, "the rules").await.map(drop)
+}
+
 pub(super) async fn add(table: &str, element: &Element) -> Result<(), NetworkError> {
     apply(&format!("add element inet {table} {LINKS} {{ {} }}\n", element.text())).await
 }

@@ -37,11 +37,10 @@ impl AddressPool {
         let behind = last.map_or_else(|| self.first(), |address| address.to_bits().saturating_add(1));
         let free = |address: &Ipv4Addr| Self::is_usable(*address) && !used.contains(address);
         let end = self.end();
-        (behind..=end)
-            .chain(self.first()..=end)
-            .map(Ipv4Addr::from_bits)
-            .find(free)
-            .ok_or_else(|| PoolExhausted { size: used.len(), range: self.range })
+        (behind..=end).chain(self.first()..=end).map(Ipv4Addr::from_bits).find(free).ok_or_else(|| PoolExhausted {
+            size: used.iter().filter(|&&address| self.contains(address)).count(),
+            range: self.range,
+        })
     }
 
     /// Whether `address` belongs to the range.
@@ -99,6 +98,24 @@ mod tests {
         assert_eq!(pool.allocate(&used), Ok(Ipv4Addr::new(10, 83, 0, 3)));
         let end = BTreeSet::from([Ipv4Addr::new(10, 83, 0, 254)]);
         assert_eq!(pool.allocate(&end), Ok(Ipv4Addr::new(10, 83, 0, 1)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_given_is_free_and_usable(prefix in 20_u8..=28, used in proptest::collection::btree_set(0_u32..4096, 0..300)) {
+            let pool = pool([10, 83, 16, 0], prefix);
+            let used: BTreeSet<Ipv4Addr> = used.into_iter().map(|n| Ipv4Addr::from_bits(pool.first() + n)).collect();
+            match pool.allocate(&used) {
+                Ok(address) => {
+                    proptest::prop_assert!(pool.contains(address) && !used.contains(&address));
+                    proptest::prop_assert!(AddressPool::is_usable(address));
+                }
+                Err(_) => {
+                    let free = (pool.first()..=pool.end()).map(Ipv4Addr::from_bits);
+                    proptest::prop_assert!(free.filter(|a| AddressPool::is_usable(*a)).all(|a| used.contains(&a)));
+                }
+            }
+        }
     }
 
     #[test]

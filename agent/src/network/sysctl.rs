@@ -5,17 +5,20 @@ use std::path::PathBuf;
 
 use super::error::NetworkError;
 
+/// What a setting is.
+pub(super) fn read(key: &str) -> Result<String, NetworkError> {
+    let failed = |source| NetworkError::Setting { action: "read".to_owned(), key: key.to_owned(), source };
+    let text = std::fs::read_to_string(PathBuf::from("/proc/sys").join(key)).map_err(failed)?;
+    Ok(text.trim().to_owned())
+}
+
 /// Writes `value` unless it is there already; true if it was written.
 pub(super) fn set_if_other(key: &str, value: &str) -> Result<bool, NetworkError> {
-    let path = PathBuf::from("/proc/sys").join(key);
-    let failed = |action: &str| {
-        let (action, key) = (action.to_owned(), key.to_owned());
-        move |source| NetworkError::Setting { action, key, source }
-    };
-    if std::fs::read_to_string(&path).map_err(failed("read"))?.trim() == value {
+    if read(key)? == value {
         return Ok(false);
     }
-    std::fs::write(&path, value).map_err(failed(&format!("write {value:?} to")))?;
+    let failed = |source| NetworkError::Setting { action: format!("write {value:?} to"), key: key.to_owned(), source };
+    std::fs::write(PathBuf::from("/proc/sys").join(key), value).map_err(failed)?;
     Ok(true)
 }
 

@@ -211,6 +211,35 @@ fn attaching_without_a_table_leaves_no_link() {
 }
 
 #[test]
+fn many_links_come_and_go_at_once() {
+    on_stage(config(), |stage| async move {
+        let apps: Vec<(Namespace, String, [u8; 4])> =
+            (1..=30).map(|n| (Namespace::new(), format!("app{n}"), [10, 83, 2, n])).collect();
+        let attach = apps.iter().map(|(app, name, address)| {
+            let network = stage.network.clone();
+            async move { network.attach(app.fd(), &owner(name), (*address).into()).await }
+        });
+        for done in futures_util::future::join_all(attach).await {
+            done.expect("attach");
+        }
+        for (app, _, address) in &apps {
+            let listener = app.listen((*address).into(), 8080);
+            stage.host.connect((*address).into(), 8080).expect("reached");
+            arrived(&listener);
+        }
+        let detach = apps.iter().map(|(_, name, _)| {
+            let network = stage.network.clone();
+            async move { network.detach(&owner(name)).await }
+        });
+        for done in futures_util::future::join_all(detach).await {
+            done.expect("detach");
+        }
+        assert_eq!(stage.network.list().await.expect("list"), []);
+        assert_eq!(nft::elements("drowse-test").await.expect("elements"), []);
+    });
+}
+
+#[test]
 fn what_a_link_costs_is_told() {
     on_stage(config(), |stage| async move {
         let apps: Vec<Namespace> = (0..20).map(|_| Namespace::new()).collect();

@@ -1,0 +1,107 @@
+//! Who we are, and what the host has of disk, swap and time.
+
+use std::time::SystemTime;
+
+use caps::{CapSet, Capability};
+use drowse_api::MemoryBytes;
+use drowse_api::agent::Check;
+use rustix::fs::statvfs;
+
+use super::mount::existing;
+use super::{failure, ok, warning};
+use crate::config::Config;
+
+/// Below this, images cannot be unpacked.
+const DISK_NEEDED: MemoryBytes = MemoryBytes::mib(512);
+/// Below this, a few deploys fill the disk.
+const DISK_WANTED: MemoryBytes = MemoryBytes::gib(4);
+
+pub(super) fn user() -> Check {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        return ok("root", "the agent runs as root");
+    }
+    failure("root", format!("the agent runs as user {uid}"), "run it as root: it makes namespaces and mounts")
+}
+
+/// What the agent and its launcher need of root's powers; a container may have taken some away.
+pub(super) fn capabilities() -> Check {
+    let needed = [
+        Capability::CAP_SYS_ADMIN,
+        Capability::CAP_NET_ADMIN,
+        Capability::CAP_SYS_CHROOT,
+        Capability::CAP_SYS_PTRACE,
+        Capability::CAP_SETUID,
+        Capability::CAP_SETGID,
+        Capability::CAP_SETPCAP,
+        Capability::CAP_CHOWN,
+        Capability::CAP_DAC_OVERRIDE,
+        Capability::CAP_FOWNER,
+        Capability::CAP_KILL,
+        Capability::CAP_MKNOD,
+    ];
+    let lacks = |capability: &Capability| !caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false);
+    let missing: Vec<String> = needed.iter().filter(|one| lacks(one)).map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        return failure(
+            "capabilities",
+            format!("missing: {}", missing.join(", ")),
+            "run the agent as root on the host, not in a container, and without CapabilityBoundingSet in its unit",
+        );
+    }
+    if lacks(&Capability::CAP_SYS_RESOURCE) {
+        return warning(
+            "capabilities",
+            "CAP_SYS_RESOURCE is missing: hard limits cannot be raised, and pid 1 of a sandbox cannot be spared by the kernel's choice under memory pressure",
+            "grant it where the host allows",
+        );
+    }
+    ok("capabilities", "all that are needed")
+}
+
+pub(super) fn disk(config: &Config) -> Check {
+    let folder = existing(&config.data_dir);
+    let shown = config.data_dir.display();
+    let stat = match statvfs(&folder) {
+        Ok(stat) => stat,
+        Err(error) => return failure("disk", format!("cannot look at {shown}: {error}"), "mend the file system"),
+    };
+    let free = MemoryBytes(stat.f_bavail.saturating_mul(stat.f_frsize));
+    let found = format!("{free} free for {shown}");
+    // A file system without a fixed number of inodes shows none at all.
+    if stat.f_files > 0 && stat.f_favail < 10_000 {
+        let found = format!("{} files can still be made for {shown}", stat.f_favail);
+        return failure("disk", found, "remove files, or put data_dir on a file system with more inodes");
+    }
+    const ADVICE: &str = "free some, or put data_dir on a larger disk";
+    if free < DISK_NEEDED {
+        return failure("disk", found, ADVICE);
+    }
+    if free < DISK_WANTED {
+        return warning("disk", found, ADVICE);
+    }
+    ok("disk", found)
+}
+
+/// Running instances never swap, so none is needed.
+pub(super) fn swap() -> Check {
+    let text = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let devices: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next()).collect();
+    if devices.is_empty() {
+        return ok("swap", "none");
+    }
+    ok("swap", format!("on {}; running apps do not use it", devices.join(", ")))
+}
+
+/// Certificates and backoffs need a time that is not nonsense; that it is exact cannot be seen here.
+pub(super) fn clock() -> Check {
+    let own = std::env::current_exe().and_then(|path| path.metadata()).and_then(|program| program.modified());
+    match own {
+        Ok(built) if SystemTime::now() < built => failure(
+            "clock",
+            "it shows a time before this program was built",
+            "set it, for example with systemd-timesyncd or chrony",
+        ),
+        _ => ok("clock", format!("{:.0}", jiff::Timestamp::now())),
+    }
+}
