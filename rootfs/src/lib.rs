@@ -16,6 +16,9 @@ pub mod stacks;
 pub mod store;
 pub mod unpack;
 
+#[cfg(test)]
+mod testing;
+
 pub use drowse_api::Digest;
 pub use overlay::{IdRange, OverlayPlan};
 pub use store::{Image, ImageStore, Layer, StoreError, Tag};
