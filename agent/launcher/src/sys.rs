@@ -156,9 +156,12 @@ pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
 /// Sets every signal back to its default and blocks none: an ignored or blocked one would stay so
 /// over an exec.
 pub(crate) fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid disposition; SIGKILL and the like only answer EINVAL.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // What the kernel takes: handler, flags, restorer, mask. All zero is SIG_DFL. The library's own
+    // call would leave out the two signals that it keeps for itself.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads the action; SIGKILL and SIGSTOP only answer EINVAL.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
     // SAFETY: all-zero is valid memory for sigemptyset to overwrite.
     let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };

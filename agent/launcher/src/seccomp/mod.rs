@@ -1,6 +1,19 @@
-//! The system call filter: a table of what is allowed, compiled to a tree of ranges.
+//! The system call filter of apps: a table of what is allowed, compiled to a tree of ranges.
+//!
+//! A linear filter of 300 rules costs a millisecond to load and a comparison per rule to run; a
+//! tree has a tenth of the instructions. The table is near Docker's default profile for processes
+//! without capabilities, and stricter where the kernel has most to lose; see [`table`].
+
+pub mod table;
+pub mod tree;
+
+#[cfg(test)]
+mod interpreter;
+
 use libc::sock_filter;
-/// x
+
+/// The filter of [`crate::SeccompProfile::Default`].
+#[must_use]
 pub fn default_filter() -> Vec<sock_filter> {
-    vec![sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }]
+    tree::compile(&table::ranges(table::default_rule))
 }

@@ -96,11 +96,13 @@ impl Root {
         };
         let parent = self.folder_at(parent)?;
         let open = |flags: OFlags| {
+            // A mode is only for what is made.
+            let mode = if flags.contains(OFlags::CREATE) { 0o644 } else { 0 };
             openat2(
                 &parent,
                 name,
                 flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::from_raw_mode(0o644),
+                Mode::from_raw_mode(mode),
                 ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
             )
         };

@@ -1,5 +1,11 @@
-//! Sandboxes with the real launcher and the real init. These need root.
+//! Sandboxes with the real launcher and the real init. These need root, and a static busybox.
 
 mod support;
 
-mod first;
+mod exits;
+mod filter;
+mod hostile;
+mod identity;
+mod lives;
+mod logs;
+mod view;
