@@ -31,8 +31,8 @@ fn nothing() -> Problem {
 }
 
 fn install(source: &Source, requirements: Option<&str>, notes: &mut Vec<String>) -> Install {
-    const VENV: &str = "set -e; python3 -m venv --without-pip /venv; ";
-    let pip = "python3 -m pip --python /venv/bin/python install --no-warn-script-location";
+    const VENV: &str = "set -e; /usr/bin/python3 -m venv --without-pip /venv; ";
+    let pip = "/usr/bin/python3 -m pip --python /venv/bin/python install --no-warn-script-location";
     let (shown, what, files, is_cacheable) = match requirements {
         Some(text) => {
             let shown = "pip install -r requirements.txt".to_owned();
