@@ -46,19 +46,30 @@ pub fn colored_for_stderr(state: DeploymentState) -> String {
     style.for_stderr().apply_to(state.as_str()).to_string()
 }
 
-/// What an instance is doing, in one line.
+/// What an instance is doing, in a few words.
 pub fn instance_state(state: &InstanceState, terminal: &Terminal) -> String {
     match state {
         InstanceState::Preparing => "preparing".to_owned(),
         InstanceState::Booting { attempt: 0, .. } => "booting".to_owned(),
         InstanceState::Booting { attempt, .. } => format!("booting (try {attempt} of 20)"),
         InstanceState::Ready { since } => format!("ready since {}", moment(*since, terminal)),
-        InstanceState::Backoff { attempt, retry_at, cause } => {
-            format!("waiting for try {attempt} of 20 at {}: {}", clock(*retry_at), clean(&cause.detail))
-        }
+        InstanceState::Backoff { attempt, retry_at, .. } => format!("try {attempt} of 20 at {}", clock(*retry_at)),
         InstanceState::Stopping { deadline } => format!("stopping, until {} at most", clock(*deadline)),
-        InstanceState::Stopped { reason } => format!("stopped: {}", clean(reason)),
-        InstanceState::Failed { failure } => format!("failed: {}", clean(&failure.detail)),
+        InstanceState::Stopped { .. } => "stopped".to_owned(),
+        InstanceState::Failed { .. } => "failed".to_owned(),
+    }
+}
+
+/// Why an instance is not ready, where there is a reason.
+pub fn instance_reason(state: &InstanceState) -> Option<&str> {
+    match state {
+        InstanceState::Backoff { cause, .. } => Some(&cause.detail),
+        InstanceState::Stopped { reason } => Some(reason),
+        InstanceState::Failed { failure } => Some(&failure.detail),
+        InstanceState::Preparing
+        | InstanceState::Booting { .. }
+        | InstanceState::Ready { .. }
+        | InstanceState::Stopping { .. } => None,
     }
 }
 

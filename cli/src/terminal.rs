@@ -121,15 +121,13 @@ impl Terminal {
             return rows.iter().try_for_each(|row| self.line(&row.join("\t")));
         }
         let mut table = Table::new();
-        table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        // Never folded to the terminal's width: a broken address cannot be copied.
+        table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         let is_colored = console::colors_enabled();
         if is_colored {
             table.enforce_styling();
         } else {
             table.force_no_tty();
-        }
-        if let Some((_, width)) = console::Term::stdout().size_checked() {
-            table.set_width(width);
         }
         table.set_header(header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
         for row in rows {
@@ -138,7 +136,7 @@ impl Terminal {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        self.line(&table.trim_fmt())
+        table.lines().try_for_each(|line| self.line(line.trim_end()))
     }
 
     /// A spinner that says what is going on; invisible where nothing can move.

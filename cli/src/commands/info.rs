@@ -50,6 +50,11 @@ pub async fn run(args: App, client: &Client, terminal: &Terminal) -> Result<(), 
             })
             .collect();
         terminal.table(&["INSTANCE", "STATE", "RESTARTS", "NODE", "ADDRESS"], &rows)?;
+        for status in app.instances.iter().map(|instance| &instance.status) {
+            if let Some(reason) = show::instance_reason(&status.state) {
+                terminal.line(&format!("{}: {}", status.id, clean(reason)))?;
+            }
+        }
     }
     let deployments: Vec<DeploymentView> = client.get(&format!("/v1/apps/{name}/deployments")).await?;
     if !deployments.is_empty() {

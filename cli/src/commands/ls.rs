@@ -18,7 +18,7 @@ pub async fn run(client: &Client, terminal: &Terminal) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<_> = apps.iter().map(|app| row(app, terminal)).collect();
-    terminal.table(&["APP", "STATE", "TYPE", "ADDRESS", "DEPLOYED"], &rows)
+    terminal.table(&["APP", "STATE", "TYPE", "DEPLOYED", "ADDRESS"], &rows)
 }
 
 fn row(app: &AppView, terminal: &Terminal) -> Vec<String> {
@@ -27,7 +27,7 @@ fn row(app: &AppView, terminal: &Terminal) -> Vec<String> {
         app.name.to_string(),
         show::colored(&show::app_state(app)),
         newest.map_or("-", |deployment| deployment.app_type.as_str()).to_owned(),
-        app.url.clone(),
         newest.map_or_else(|| "-".to_owned(), |deployment| show::moment(deployment.created, terminal)),
+        app.url.clone(),
     ]
 }

@@ -23,7 +23,7 @@ fn ls_prints_plain_lines_to_a_pipe_and_json_when_asked() {
     let fake = Fake::start();
     fake.on("GET /v1/apps", Reply::Json(json!([app(&["i1"], true)])));
     let line = stdout(&mut fake.drowse(&["ls"]));
-    let expected = "shop\tREADY (next: BUILDING)\tpython\thttp://shop.drowse.localhost:8080/\t2026-11-21T22:30:00Z\n";
+    let expected = "shop\tREADY (next: BUILDING)\tpython\t2026-11-21T22:30:00Z\thttp://shop.drowse.localhost:8080/\n";
     assert_eq!(line, expected);
     let json: Value = serde_json::from_str(&stdout(&mut fake.drowse(&["ls", "-o", "json"]))).expect("JSON");
     assert_eq!(json[0]["name"], "shop");
@@ -141,7 +141,10 @@ fn a_restart_that_fails_is_told_and_so_is_what_serves() {
     fake.on("POST /v1/apps/shop/restart", Reply::Json(app(&["old"], true)));
     let done = fake.drowse(&["restart", "shop"]).assert().code(11);
     let told = text(&done.get_output().stderr);
-    assert!(told.contains("did not become ready; what ran before serves on\ntry: drowse logs shop, drowse events shop\n"), "{told}");
+    assert!(
+        told.contains("did not become ready; what ran before serves on\ntry: drowse logs shop, drowse events shop\n"),
+        "{told}"
+    );
 }
 
 #[test]
