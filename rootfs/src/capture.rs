@@ -20,6 +20,8 @@ use crate::unpack::{FOLDER, OPAQUE, OPAQUE_XATTR, WHITEOUT};
 
 /// Deeper folders are refused: each level holds a descriptor and a stack frame.
 const DEEPEST: usize = 256;
+/// The longest name in a header's own field, with a NUL after it.
+const SHORT_NAME: usize = 99;
 
 /// Why a folder could not become a layer.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +78,15 @@ pub(crate) struct Rules<'a> {
 pub(crate) fn write_layer<W: Write>(root: &Path, rules: &Rules<'_>, out: W) -> Result<W, CaptureError> {
     let at = |source| CaptureError::Read { action: "open", path: root.to_owned(), source };
     let folder = fs::openat(CWD, root, FOLDER, Mode::empty()).map_err(|error| at(error.into()))?;
-    let mut tar = tar::Builder::new(out);
-    tar.mode(tar::HeaderMode::Complete);
+    let tar = tar::Builder::new(out);
     let mut capture = Capture { tar, rules, links: HashMap::new() };
     let stat = fs::fstat(&folder).map_err(|error| at(error.into()))?;
     // The image's own root is made by whoever unpacks it; a prefix is a folder of ours.
     if !rules.prefix.is_empty() {
         let header = capture.header(&stat, Path::new(""))?;
-        capture.append(EntryType::Directory, header, Path::new(rules.prefix))?;
+        capture
+            .append(EntryType::Directory, header, Path::new(rules.prefix), b"", io::empty())
+            .map_err(CaptureError::Write)?;
     }
     capture.folder(&folder, Path::new(""), 0)?;
     capture.tar.into_inner().map_err(CaptureError::Write)
@@ -134,18 +137,16 @@ impl<W: Write> Capture<'_, W> {
         let target = self.inside(path);
         let header = self.header(&stat, path)?;
         if kind != FileType::Directory && stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                let mut header = header;
-                header.set_entry_type(EntryType::Link);
-                header.set_size(0);
-                return self.tar.append_link(&mut header, target, first.clone()).map_err(CaptureError::Write);
+            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned() {
+                let link = first.as_os_str().as_bytes();
+                return self.append(EntryType::Link, header, &target, link, io::empty()).map_err(CaptureError::Write);
             }
             self.links.insert((stat.st_dev, stat.st_ino), target.clone());
         }
         match kind {
             FileType::Directory => {
                 let inner = fs::openat(folder, name, FOLDER, Mode::empty()).map_err(read)?;
-                self.append(EntryType::Directory, header, &target)?;
+                self.append(EntryType::Directory, header, &target, b"", io::empty()).map_err(CaptureError::Write)?;
                 if is_opaque(&inner, path)? {
                     self.marker(&path.join(OsStr::from_bytes(OPAQUE)))?;
                 }
@@ -154,10 +155,7 @@ impl<W: Write> Capture<'_, W> {
             FileType::RegularFile => self.file(folder, name, header, path, &target),
             FileType::Symlink => {
                 let to = fs::readlinkat(folder, name, Vec::new()).map_err(read)?;
-                let mut header = header;
-                header.set_entry_type(EntryType::Symlink);
-                self.tar
-                    .append_link(&mut header, target, Path::new(OsStr::from_bytes(to.to_bytes())))
+                self.append(EntryType::Symlink, header, &target, to.to_bytes(), io::empty())
                     .map_err(CaptureError::Write)
             }
             // Left by a program that ended; nothing could connect to them any more.
@@ -186,18 +184,54 @@ impl<W: Write> Capture<'_, W> {
         }
         let size = fs::fstat(&file).map_err(|error| read(error.into()))?.st_size.cast_unsigned();
         header.set_size(size);
-        header.set_entry_type(EntryType::Regular);
-        let mut content = Exactly { file: File::from(file), left: size };
-        self.tar.append_data(&mut header, target, &mut content).map_err(|error| match error.downcast::<Changed>() {
-            Ok(Changed) => CaptureError::Unfit { path: path.to_owned(), reason: "it changed while it was read" },
-            Err(error) => CaptureError::Write(error),
+        let content = Exactly { file: File::from(file), left: size };
+        self.append(EntryType::Regular, header, target, b"", content).map_err(|error| {
+            match error.downcast::<Changed>() {
+                Ok(Changed) => CaptureError::Unfit { path: path.to_owned(), reason: "it changed while it was read" },
+                Err(error) => CaptureError::Write(error),
+            }
         })
     }
 
-    fn append(&mut self, kind: EntryType, mut header: Header, target: &Path) -> Result<(), CaptureError> {
+    /// Writes an entry with its names as they are: the tar crate would tidy them up, and a link's
+    /// target is data.
+    fn append(
+        &mut self,
+        kind: EntryType,
+        mut header: Header,
+        target: &Path,
+        link: &[u8],
+        content: impl Read,
+    ) -> io::Result<()> {
+        let name = target.as_os_str().as_bytes();
+        self.long(EntryType::GNULongName, name)?;
+        self.long(EntryType::GNULongLink, link)?;
         header.set_entry_type(kind);
-        header.set_size(0);
-        self.tar.append_data(&mut header, target, io::empty()).map_err(CaptureError::Write)
+        let old = header.as_old_mut();
+        for (field, text) in [(&mut old.name, name), (&mut old.linkname, link)] {
+            let length = text.len().min(SHORT_NAME);
+            field[..length].copy_from_slice(&text[..length]);
+        }
+        header.set_cksum();
+        self.tar.append(&header, content)
+    }
+
+    /// A name that does not fit into its field goes ahead as an entry of its own (GNU's format).
+    fn long(&mut self, kind: EntryType, name: &[u8]) -> io::Result<()> {
+        if name.len() <= SHORT_NAME {
+            return Ok(());
+        }
+        let mut header = Header::new_gnu();
+        let title = b"././@LongLink";
+        header.as_old_mut().name[..title.len()].copy_from_slice(title);
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(name.len() as u64 + 1);
+        header.set_cksum();
+        self.tar.append(&header, name.chain(&b"\0"[..]))
     }
 
     /// An empty file whose name is the message.
@@ -207,8 +241,9 @@ impl<W: Write> Capture<'_, W> {
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
+        header.set_size(0);
         let target = self.inside(path);
-        self.append(EntryType::Regular, header, &target)
+        self.append(EntryType::Regular, header, &target, b"", io::empty()).map_err(CaptureError::Write)
     }
 
     fn inside(&self, path: &Path) -> PathBuf {
