@@ -16,8 +16,8 @@ use crate::model::Counter;
 /// How often a change is tried when other writers were faster.
 const TRIES: usize = 8;
 
-/// How many old events one transaction removes at most.
-const TRIM: u64 = 64;
+/// How many old events one transaction removes at most: more than one ever adds.
+const TRIM: u64 = 256;
 
 /// How many revisions of history are kept for watchers.
 const HISTORY: u64 = 20_000;
@@ -163,6 +163,7 @@ impl Ledger {
         }
         let mut counter =
             desired.counters.get("events").map_or(Counter { first: 1, next: 1 }, |counter| Counter::clone(counter));
+        let before = counter.next;
         for fact in facts {
             let event = Event {
                 revision: counter.next,
@@ -184,7 +185,8 @@ impl Ledger {
             counter.next += 1;
         }
         let excess = (counter.next - counter.first).saturating_sub(self.events_kept);
-        for _ in 0..excess.min(TRIM) {
+        // What is added here stays at least until the next time: followers see it.
+        for _ in 0..excess.min(TRIM).min(before - counter.first) {
             changes.push(Change::Delete { key: event_key(counter.first) });
             counter.first += 1;
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,6 +108,8 @@ pub struct Controller {
     pub ledger: Ledger,
     /// The nodes.
     pub nodes: Arc<Nodes>,
+    /// Where the TCP listener is; the system has chosen the port where the configuration says 0.
+    pub api_address: SocketAddr,
     end: CancellationToken,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -148,11 +151,11 @@ impl Controller {
             settings: Arc::new(config.limits.clone()),
             wake,
         };
-        let doors = [open_socket(&api, &config)?, open_tcp(&api, &config).await?];
-        let mut tasks: Vec<_> = doors.into_iter().map(AbortOnDropHandle::new).collect();
+        let (tcp, api_address) = open_tcp(&api, &config).await?;
+        let mut tasks: Vec<_> = [open_socket(&api, &config)?, tcp].into_iter().map(AbortOnDropHandle::new).collect();
         tasks.push(AbortOnDropHandle::new(tokio::spawn(reconciler.run(end.clone()))));
         tasks.push(AbortOnDropHandle::new(tokio::spawn(compact(ledger.clone()))));
-        Ok(Self { ledger, nodes, end, tasks })
+        Ok(Self { ledger, nodes, api_address, end, tasks })
     }
 
     /// Ends it: no new calls, streams end, answers under way are given.
@@ -209,14 +212,16 @@ fn open_socket(api: &Api, config: &Config) -> Result<tokio::task::JoinHandle<()>
     }))
 }
 
-async fn open_tcp(api: &Api, config: &Config) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+async fn open_tcp(api: &Api, config: &Config) -> Result<(tokio::task::JoinHandle<()>, SocketAddr), ServeError> {
     let failure = |source| ServeError::Listen { address: config.api_listen.to_string(), source };
     let listener = TcpListener::bind(config.api_listen).await.map_err(failure)?;
     let (service, end) = (router(api.clone()).into_make_service_with_connect_info::<Peer>(), api.end.clone());
-    Ok(tokio::spawn(async move {
+    let address = listener.local_addr().map_err(failure)?;
+    let task = tokio::spawn(async move {
         let served = axum::serve(listener, service).with_graceful_shutdown(end.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "the TCP listener is closed");
         }
-    }))
+    });
+    Ok((task, address))
 }

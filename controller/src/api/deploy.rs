@@ -37,6 +37,9 @@ const STALL: Duration = Duration::from_secs(60);
 /// How long the rest of a build's log is waited for when the build has ended.
 const LOG_REST: Duration = Duration::from_secs(2);
 
+/// How long routers have to learn of a new deployment before its READY is told.
+const ROUTED: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Query {
@@ -236,6 +239,11 @@ async fn follow(api: Api, deployment: Arc<Deployment>, out: Out<DeploymentUpdate
             // Late lines are lost to this reader only: the agent keeps them.
             let _ = tokio::time::timeout(LOG_REST, &mut log).await;
         }
+        if matches!(now.phase, Phase::Ready(_)) {
+            // Whoever is told READY may visit it: the routers know by then.
+            let since = api.ledger.desired().deployments.modified(deployment.id.as_str());
+            let _ = tokio::time::timeout(ROUTED, routed(&api, since.0)).await;
+        }
         if sent.as_ref() != Some(&view) {
             out.send(&DeploymentUpdate::State { deployment: view.clone() }).await?;
             sent = Some(view);
@@ -243,6 +251,16 @@ async fn follow(api: Api, deployment: Arc<Deployment>, out: Out<DeploymentUpdate
         if has_ended || records.changed().await.is_err() {
             return Ok(());
         }
+    }
+}
+
+/// Waits until every router serves by a table of this revision or a newer one.
+async fn routed(api: &Api, revision: u64) {
+    let mut table = api.table.clone();
+    // An error means that the controller ends.
+    let _ = table.wait_for(|table| table.revision >= revision).await;
+    while api.routers.all().values().any(|status| status.applied < revision) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
