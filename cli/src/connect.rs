@@ -59,8 +59,11 @@ impl Controller {
     pub fn explain(&self, failure: Failure) -> Failure {
         let Failure::Problem(mut problem) = failure else { return failure };
         if problem.hint.is_none() {
+            // A node that the controller cannot reach has the same code and is another matter.
+            let is_controller = problem.detail.contains(&self.client.target());
             problem.hint = match problem.code {
-                ErrorCode::Unavailable => Some(self.hint_when_unreachable()),
+                ErrorCode::Unavailable if is_controller => Some(self.hint_when_unreachable()),
+                ErrorCode::Unavailable => Some("drowse doctor".to_owned()),
                 ErrorCode::Unauthenticated => Some(self.hint_when_unknown()),
                 _ => None,
             };

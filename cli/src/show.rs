@@ -75,13 +75,18 @@ pub fn instance_reason(state: &InstanceState) -> Option<&str> {
 
 /// A time: how long ago for a person at a terminal, else exactly.
 pub fn moment(at: Timestamp, terminal: &Terminal) -> String {
-    if terminal.shows_tables() { ago(at, Timestamp::now()) } else { at.to_string() }
+    if terminal.shows_tables() { ago(at, Timestamp::now()) } else { exactly(at) }
+}
+
+/// A time to the second, in UTC (RFC 3339).
+pub fn exactly(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second() - at.as_second();
     match seconds {
-        ..=-60 => at.to_string(),
+        ..=-60 => exactly(at),
         -59..=1 => "just now".to_owned(),
         2..60 => format!("{seconds} s ago"),
         60..3600 => format!("{} min ago", seconds / 60),

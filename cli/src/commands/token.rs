@@ -54,7 +54,7 @@ async fn list(client: &Client, terminal: &Terminal) -> Result<(), Failure> {
     let rows: Vec<_> = tokens
         .iter()
         .map(|token| {
-            let expires = token.expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
+            let expires = token.expires.map_or_else(|| "never".to_owned(), show::exactly);
             vec![token.id.to_string(), token.label.clone(), show::moment(token.created, terminal), expires]
         })
         .collect();

@@ -75,6 +75,15 @@ fn a_controller_that_is_not_there_is_one_sentence_and_what_to_do() {
 }
 
 #[test]
+fn a_node_that_is_not_there_is_the_doctors_matter() {
+    let fake = Fake::start();
+    let away = json!({ "code": "unavailable", "detail": "cannot reach /run/drowse/agent.sock: Connection refused" });
+    fake.on("GET /v1/apps", Reply::Problem(503, away));
+    let done = fake.drowse(&["ls"]).assert().code(7);
+    assert!(text(&done.get_output().stderr).ends_with("Connection refused\ntry: drowse doctor\n"));
+}
+
+#[test]
 fn with_json_an_error_is_an_object_on_standard_error() {
     let fake = Fake::start();
     fake.on("GET /v1/apps/shop", Reply::Problem(404, json!({ "code": "not-found", "detail": "there is no app shop" })));
