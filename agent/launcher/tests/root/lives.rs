@@ -204,3 +204,36 @@ fn a_program_that_is_no_launcher_is_an_error() {
     let error = Launcher::spawn(Path::new("/no/launcher"), Path::new("/no/init")).unwrap_err();
     assert!(matches!(error, LauncherError::Init { .. }), "{}", whole(&error));
 }
+
+/// Prints what a start costs. Not a benchmark: run it by hand, with the release build.
+#[test]
+#[ignore = "prints times"]
+fn times_of_building_and_starting() {
+    let Some(bench) = Bench::new() else { return };
+    let (mut builds, mut starts) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        let request = bench.request("one");
+        let descriptors = bench.descriptors("one");
+        let started = Instant::now();
+        let sandbox = bench.launcher.build(&request, descriptors).unwrap();
+        builds.push(started.elapsed());
+        let null = || -> std::os::fd::OwnedFd { fs::File::options().write(true).open("/dev/null").unwrap().into() };
+        let descriptors = ProcessFds {
+            init: sandbox.pidfd.as_fd(),
+            app_cgroups: Vec::new(),
+            stdin: None,
+            stdout: null(),
+            stderr: null(),
+        };
+        let request = process(&["/bin/true"]);
+        let started = Instant::now();
+        bench.launcher.start(&request, descriptors).unwrap();
+        starts.push(started.elapsed());
+        rustix::process::pidfd_send_signal(&sandbox.pidfd, rustix::process::Signal::KILL).unwrap();
+        wait_ended(&sandbox.pidfd);
+    }
+    for (what, mut times) in [("build", builds), ("start", starts)] {
+        times.sort();
+        eprintln!("{what}: p50 {:?}, p90 {:?}, least {:?}", times[50], times[90], times[0]);
+    }
+}

@@ -1,4 +1,5 @@
 //! Sandboxes with the real launcher and the real init. These need root, and a static busybox.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "as in all tests")]
 
 mod support;
 
