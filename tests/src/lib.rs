@@ -7,6 +7,7 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "what tests and benchmarks say is for whoever runs them")]
 
 pub mod apps;
+pub mod bench;
 pub mod http;
 pub mod load;
 pub mod machine;

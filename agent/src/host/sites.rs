@@ -27,7 +27,7 @@ use super::sandbox::{Sandboxes, blocking};
 use crate::cgroup::{Place, Slice};
 use crate::config::Config;
 use crate::instance::host::{PORT, Record};
-use crate::network::Owner;
+use crate::network::{NetworkError, Owner};
 
 /// The id of the file server's instance.
 pub const SITES: &str = "sites";
@@ -136,14 +136,18 @@ pub(super) async fn publish(node: &Node, record: &Record) -> Result<(), SandboxE
         write_files(&published(&owned.config), address, &layers)
     })
     .await?;
-    let home = sites_home(&node.config);
     let wait = tokio::time::timeout(SERVER_WAIT, async {
-        while !node.sandboxes.stands(&home) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        loop {
+            match route(node, address).await {
+                // The server's sandbox is being made: its link comes a moment after its init.
+                Err(SandboxError::InitGone | SandboxError::Network(NetworkError::NoLink { .. })) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                routed => return routed,
+            }
         }
     });
-    wait.await.map_err(|_| SandboxError::InitGone)?;
-    route(node, address).await
+    wait.await.map_err(|_| SandboxError::InitGone)?
 }
 
 async fn route(node: &Node, address: Ipv4Addr) -> Result<(), SandboxError> {

@@ -132,15 +132,14 @@ impl World {
         self.agent().lines("/v1/instances/watch").await
     }
 
-    /// The one instance of an app, as the agent reports it.
-    ///
-    /// # Panics
-    /// When it has none or several.
+    /// The one instance of an app, as the agent reports it; those that are being stopped are waited for.
     pub async fn instance(&self, app: &str) -> InstanceStatus {
-        let all = self.instances().await.expect("the agent answers");
-        let mut own: Vec<_> = all.into_iter().filter(|status| status.app.as_str() == app).collect();
-        assert!(own.len() == 1, "{app} has {} instances: {own:?}", own.len());
-        own.remove(0)
+        wait::until(&format!("{app} has one instance"), PATIENCE, async || {
+            let all = self.instances().await.ok()?;
+            let mut own: Vec<_> = all.into_iter().filter(|status| status.app.as_str() == app).collect();
+            if own.len() == 1 { own.pop() } else { None }
+        })
+        .await
     }
 
     /// Waits until an instance is in a state that `fits`.
