@@ -75,8 +75,11 @@ impl EventLog {
         Ok(Self { path: path.to_owned(), latest: watch::Sender::new(next - 1), inner: Mutex::new(inner) })
     }
 
-    /// Adds an event about an instance.
+    /// Adds an event about an instance; the node's own are told as events of the node.
     pub fn about(&self, spec: &InstanceSpec, kind: EventKind, message: impl Into<String>) {
+        if spec.id.as_str() == crate::host::SITES {
+            return self.about_node(format!("the file server of static sites: {}", message.into()));
+        }
         self.add(AgentEvent {
             sequence: 0,
             at: Timestamp::now(),

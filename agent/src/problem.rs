@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use drowse_api::{ErrorCode, Problem};
 use drowse_rootfs::StoreError;
+use drowse_rootfs::bundle::BundleError;
 
 use crate::host::error::{SandboxError, chain};
 
@@ -19,7 +20,8 @@ pub fn of_store(error: &StoreError) -> Problem {
         | StoreError::Unfit { .. }
         | StoreError::Unpack { .. }
         | StoreError::Archive(_) => ErrorCode::BadImage,
-        StoreError::Bundle { .. } => ErrorCode::NotAllowed,
+        StoreError::Bundle { source: BundleError::Refused(_), .. } => ErrorCode::NotAllowed,
+        StoreError::Bundle { .. } => ErrorCode::BadImage,
         StoreError::Io { .. } | StoreError::Capture { .. } => ErrorCode::Internal,
     };
     Problem::new(code, chain(error))

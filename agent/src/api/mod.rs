@@ -46,7 +46,6 @@ pub struct Agent {
 type Shared = Arc<Agent>;
 
 /// Every call.
-#[must_use]
 pub fn router(agent: Shared) -> Router {
     let for_routers =
         Router::new().route("/v1/node", get(node::info)).route("/v1/endpoints/watch", get(instances::endpoints));

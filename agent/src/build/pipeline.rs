@@ -9,6 +9,7 @@ use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::deployment::AppType;
 use drowse_api::image::{APP_FOLDER, APP_ID, LABEL_START, LABEL_START_ORIGIN, LABEL_TYPE};
 use drowse_api::{Digest, ErrorCode, Problem};
+use drowse_rootfs::bundle::AllowList;
 use drowse_rootfs::{IdRange, Layer};
 use oci_spec::image::ImageConfiguration;
 use tokio::sync::watch;
@@ -73,9 +74,14 @@ async fn static_site(shop: &Workshop<'_>, source: Layer) -> Result<BuildStatus, 
     Ok(BuildStatus::Done { image, dependencies_reused: false })
 }
 
-async fn bundle(shop: &Workshop<'_>, _source: Layer) -> Result<BuildStatus, Problem> {
-    shop.say("bundles cannot be imported yet");
-    Err(Problem::new(ErrorCode::NotAllowed, "bundles cannot be imported yet"))
+async fn bundle(shop: &Workshop<'_>, source: Layer) -> Result<BuildStatus, Problem> {
+    let image = in_store(shop, move |node| {
+        let folder = node.store.unpack_layers(&[source])?.remove(0);
+        Ok(node.store.import_bundle(&folder, &AllowList::default())?)
+    });
+    let image = image.await?;
+    shop.say("bundle imported, nothing to build");
+    Ok(BuildStatus::Done { image, dependencies_reused: false })
 }
 
 async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) -> Result<BuildStatus, Problem> {

@@ -175,7 +175,10 @@ impl Host for Node {
         let folder = self.home(&record.life.spec).folder;
         let removed = tokio::task::spawn_blocking({
             let folder = folder.clone();
-            move || remove_folder(&folder)
+            move || {
+                fail::fail_point!("instance-remove");
+                remove_folder(&folder)
+            }
         });
         if let Ok(Err(error)) = removed.await {
             tracing::error!("cannot remove {}: {error}", folder.display());

@@ -17,6 +17,7 @@ use drowse_launcher::{
     SeccompProfile, Step,
 };
 use drowse_rootfs::{IdRange, OverlayPlan};
+use fail::fail_point;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +142,9 @@ impl Sandboxes {
             clock: Clock::default(),
             log_limit: crate::logs::FILE_CAP,
         };
+        fail_point!("sandbox-build");
         let sandbox = self.launcher.build(&request, descriptors)?;
+        fail_point!("sandbox-built");
         let init = ProcessIdentity { pid: sandbox.pid, start_time: sandbox.start_time };
         let kills_before = self.cgroups.oom_kills(&home.place)?;
         let image = plan.image.clone();
@@ -202,11 +205,13 @@ impl Sandboxes {
             stdout: out,
             stderr: err,
         };
+        fail_point!("process-start");
         let started = self.launcher.start(&request, descriptors).inspect_err(|_| {
             if let Err(error) = self.kill_app(home) {
                 tracing::warn!(place = %home.place, "cannot clean up after a failed start: {error}");
             }
         })?;
+        fail_point!("process-started");
         client.watch(started.pid_inside)?;
         let identity = ProcessIdentity { pid: started.pid, start_time: started.start_time };
         Ok(App { identity, pid_inside: started.pid_inside })
@@ -251,14 +256,11 @@ impl Sandboxes {
     pub async fn collect(&self, home: &Home, app: App) -> Ended {
         let (this, home) = (self.clone(), home.clone());
         let ended = blocking(move || {
-            let own_end = !process::is_alive(app.identity);
             let kept = this.kept(&home);
             let kills = this.cgroups.oom_kills(&home.place).unwrap_or_default();
-            // Of its own end the record is read before the killing, which cannot change it.
-            if !own_end || kept.as_ref().is_some_and(|kept| process::is_alive(kept.init)) {
-                if let Err(error) = this.kill_app(&home) {
-                    tracing::error!(place = %home.place, "cannot kill an app: {error}");
-                }
+            // What main process ended by itself has its record already: the killing cannot change it.
+            if let Err(error) = this.kill_app(&home) {
+                tracing::error!(place = %home.place, "cannot kill an app: {error}");
             }
             let deadline = Instant::now() + EXIT_RECORD_WAIT;
             let mut status = process::recorded_exit(&home.exits(), app.pid_inside);
@@ -297,10 +299,15 @@ impl Sandboxes {
     /// Names the first step that failed; the others are done all the same.
     pub async fn clear(&self, home: &Home) -> Result<(), SandboxError> {
         let (this, owned) = (self.clone(), home.clone());
-        let emptied = blocking(move || this.empty(&owned)).await;
+        let emptied = blocking(move || {
+            fail_point!("sandbox-clear");
+            this.empty(&owned)
+        });
+        let emptied = emptied.await;
         let detached = self.network.detach(&home.owner).await;
         let (this, owned) = (self.clone(), home.clone());
         let removed = blocking(move || {
+            fail_point!("sandbox-emptied");
             this.cgroups.remove(&owned.place)?;
             remove_folder(&owned.run).map_err(|source| SandboxError::io("remove", &owned.run, source))
         });

@@ -8,4 +8,11 @@ pub mod record;
 pub mod registry;
 pub mod state;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod lives;
+#[cfg(test)]
+mod properties;
+
 pub use registry::Instances;

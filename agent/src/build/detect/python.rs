@@ -60,11 +60,10 @@ fn is_local(line: &str) -> bool {
 
 /// Whether requirements name this package.
 fn requires(text: &str, name: &str) -> bool {
-    text.lines().any(|line| {
-        let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')));
-        line.trim_start()[..end.unwrap_or(line.len()).min(line.trim_start().len())]
-            .replace('_', "-")
-            .eq_ignore_ascii_case(name)
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    text.lines().map(str::trim_start).any(|line| {
+        let end = line.find(|c| !is_part(c)).unwrap_or(line.len());
+        line[..end].replace('_', "-").eq_ignore_ascii_case(name)
     })
 }
 

@@ -1,0 +1,281 @@
+//! A host without a kernel, whose time is tokio's: for tests of the task and of all instances.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use drowse_api::instance::{BootCheck, InstanceSpec, InstanceStatus, Limits, OnBootFailure, ProcessIdentity, Workload};
+use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, UserId};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Instances;
+use super::host::{Host, KeepError, Record};
+use super::state::{App, Exit, LaunchFailure, Running};
+use crate::addresses::Addresses;
+use crate::config::AddressRange;
+use crate::events::EventLog;
+use crate::network::AddressPool;
+
+/// How a fake app behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Accepts after so long, and stays.
+    Serves(Duration),
+    /// Stays and never accepts.
+    Deaf,
+    /// Ends after so long.
+    Crashes(Duration),
+    /// Ignores SIGTERM.
+    Stubborn,
+    /// Cannot be launched by a fault of the host.
+    NoHost,
+}
+
+#[derive(Debug)]
+struct Process {
+    behaviour: Behaviour,
+    began: Instant,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    /// What the next launches get; then the last again.
+    behaviours: VecDeque<Behaviour>,
+    processes: BTreeMap<i32, Process>,
+    kept: BTreeMap<InstanceId, Record>,
+    calls: Vec<String>,
+    disk_full: bool,
+}
+
+/// A host without a kernel.
+#[derive(Debug)]
+pub struct FakeHost {
+    world: Mutex<World>,
+    began: Instant,
+    pid: AtomicI32,
+    changed: Notify,
+    launch_takes: Duration,
+}
+
+impl FakeHost {
+    pub fn new(behaviours: &[Behaviour]) -> Arc<Self> {
+        let world = World { behaviours: behaviours.iter().copied().collect(), ..World::default() };
+        Arc::new(Self {
+            world: Mutex::new(world),
+            began: Instant::now(),
+            pid: AtomicI32::new(100),
+            changed: Notify::new(),
+            launch_takes: Duration::from_millis(50),
+        })
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no test panics in it")
+    }
+
+    /// Processes that run.
+    pub fn alive(&self) -> usize {
+        self.world().processes.values().filter(|process| !process.ended).count()
+    }
+
+    /// Everything that was done, in order.
+    pub fn calls(&self) -> Vec<String> {
+        self.world().calls.clone()
+    }
+
+    /// What is on disk.
+    pub fn kept(&self, id: &InstanceId) -> Option<Record> {
+        self.world().kept.get(id).cloned()
+    }
+
+    pub fn set_disk_full(&self, full: bool) {
+        self.world().disk_full = full;
+    }
+
+    /// Ends whatever runs, as a crash would.
+    pub fn crash_all(&self) {
+        for process in self.world().processes.values_mut() {
+            process.ended = true;
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn note(&self, call: &str) {
+        self.world().calls.push(call.to_owned());
+    }
+
+    fn end(&self, running: Running) {
+        if let Running::Process(app) = running
+            && let Some(process) = self.world().processes.get_mut(&app.identity.pid)
+        {
+            process.ended = true;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it is over, or when it will be.
+    fn end_of(&self, pid: i32) -> Result<(), Option<Instant>> {
+        match self.world().processes.get(&pid) {
+            None | Some(Process { ended: true, .. }) => Ok(()),
+            Some(Process { behaviour: Behaviour::Crashes(after), began, .. }) => Err(Some(*began + *after)),
+            Some(_) => Err(None),
+        }
+    }
+}
+
+impl Host for FakeHost {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH + self.began.elapsed()
+    }
+
+    fn jitter(&self) -> f64 {
+        0.5
+    }
+
+    async fn keep(&self, record: &Record) -> Result<(), KeepError> {
+        if self.world().disk_full {
+            return Err(KeepError::DiskFull);
+        }
+        self.world().kept.insert(record.life.spec.id.clone(), record.clone());
+        Ok(())
+    }
+
+    async fn launch(&self, _record: &Record) -> Result<Running, LaunchFailure> {
+        self.note("launch");
+        tokio::time::sleep(self.launch_takes).await;
+        let mut world = self.world();
+        let behaviour =
+            if world.behaviours.len() > 1 { world.behaviours.pop_front() } else { world.behaviours.front().copied() };
+        let behaviour = behaviour.unwrap_or(Behaviour::Serves(Duration::ZERO));
+        if behaviour == Behaviour::NoHost {
+            return Err(LaunchFailure { detail: "no namespaces".to_owned(), by_app: false });
+        }
+        let pid = self.pid.fetch_add(1, Ordering::Relaxed);
+        // What is launched again replaces what a crash of the agent left.
+        world.processes.values_mut().for_each(|process| process.ended = true);
+        world.processes.insert(pid, Process { behaviour, began: Instant::now(), ended: false });
+        Ok(Running::Process(App { identity: ProcessIdentity { pid, start_time: 1 }, pid_inside: 2 }))
+    }
+
+    async fn gone(&self, _record: &Record, running: Running) {
+        let Running::Process(app) = running else { return std::future::pending().await };
+        loop {
+            let changed = self.changed.notified();
+            match self.end_of(app.identity.pid) {
+                Ok(()) => return,
+                Err(Some(end)) => {
+                    tokio::select! { () = changed => {}, () = tokio::time::sleep_until(end) => return }
+                }
+                Err(None) => changed.await,
+            }
+        }
+    }
+
+    async fn accepts(&self, _endpoint: SocketAddr) -> bool {
+        self.world().processes.values().any(|process| match process.behaviour {
+            Behaviour::Serves(after) => !process.ended && process.began.elapsed() >= after,
+            Behaviour::Stubborn => !process.ended,
+            Behaviour::Deaf | Behaviour::Crashes(_) | Behaviour::NoHost => false,
+        })
+    }
+
+    async fn listening(&self, _running: Running) -> String {
+        "nothing listens".to_owned()
+    }
+
+    async fn limit(&self, record: &Record) {
+        self.note(&format!("limit {}", record.life.spec.limits.memory));
+    }
+
+    async fn terminate(&self, running: Running) {
+        self.note("terminate");
+        let Running::Process(app) = running else { return };
+        let stubborn = self.world().processes.get(&app.identity.pid).map(|process| process.behaviour);
+        if stubborn != Some(Behaviour::Stubborn) {
+            self.end(running);
+        }
+    }
+
+    async fn collect(&self, _record: &Record, running: Running) -> Exit {
+        self.note("collect");
+        self.end(running);
+        Exit { what: "exited with status 1".to_owned(), out_of_memory: false, log: vec!["last word".to_owned()] }
+    }
+
+    async fn clear(&self, _record: &Record) {
+        self.note("clear");
+    }
+
+    async fn remove(&self, record: &Record) {
+        self.note("remove");
+        self.crash_all();
+        self.world().kept.remove(&record.life.spec.id);
+    }
+
+    fn say(&self, _record: &Record, _text: &str) {}
+}
+
+/// A spec that differs from test to test only where it matters.
+pub fn spec(epoch: u64, on_boot_failure: OnBootFailure) -> InstanceSpec {
+    InstanceSpec {
+        id: InstanceId::parse("one").expect("an id"),
+        epoch: Epoch(epoch),
+        user: UserId::parse("user").expect("an id"),
+        app: AppName::parse("shop").expect("a name"),
+        deployment: DeploymentId::parse("first").expect("an id"),
+        workload: Workload::Web,
+        image: Digest::from_sha256([7; 32]),
+        env: BTreeMap::new(),
+        limits: Limits::default(),
+        boot: BootCheck::default(),
+        on_boot_failure,
+    }
+}
+
+/// All instances on a fake host, with their events on disk.
+pub struct Bench {
+    pub host: Arc<FakeHost>,
+    pub instances: Instances<FakeHost>,
+    pub events: Arc<EventLog>,
+    pub id: InstanceId,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub fn new(behaviours: &[Behaviour]) -> Self {
+        Self::on(FakeHost::new(behaviours))
+    }
+
+    /// A new agent on a host that may have been used before.
+    pub fn on(host: Arc<FakeHost>) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let events = Arc::new(EventLog::open(&folder.path().join("events")).expect("opens"));
+        let range = AddressRange { base: [10, 0, 0, 0].into(), prefix: 24 };
+        let addresses = Arc::new(Addresses::new(AddressPool::new(range)));
+        let instances = Instances::new(Arc::clone(&host), Arc::clone(&events), addresses, "boot".to_owned(), None);
+        Self { host, instances, events, id: InstanceId::parse("one").expect("an id"), _folder: folder }
+    }
+
+    /// Waits until the status is as wanted; fails after a day of the fake's time.
+    pub async fn until(&self, wanted: impl Fn(&InstanceStatus) -> bool) -> InstanceStatus {
+        let mut board = self.instances.watch();
+        let found = tokio::time::timeout(Duration::from_secs(86_400), async {
+            loop {
+                if let Some(status) = board.borrow_and_update().get(&self.id).filter(|status| wanted(status)) {
+                    return status.clone();
+                }
+                board.changed().await.expect("the board stays");
+            }
+        });
+        found.await.unwrap_or_else(|_| panic!("never came: {:?}", self.instances.status(&self.id)))
+    }
+
+    pub fn messages(&self) -> Vec<String> {
+        self.events.after(0).into_iter().map(|event| event.message).collect()
+    }
+}

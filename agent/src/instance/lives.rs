@@ -1,0 +1,206 @@
+//! Whole lives of instances on a fake host, in paused time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use drowse_api::agent::StopRequest;
+use drowse_api::instance::{FailureReason, InstanceState, OnBootFailure};
+use drowse_api::{Epoch, ErrorCode};
+use tokio::time::Instant;
+
+use super::budget;
+use super::fake::{Behaviour, Bench, spec};
+
+const SERVES: Behaviour = Behaviour::Serves(Duration::from_secs(1));
+
+fn stop(epoch: u64) -> StopRequest {
+    StopRequest { epoch: Epoch(epoch), grace_seconds: 30, reason: "told to".to_owned() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_becomes_ready_when_its_port_accepts() {
+    let bench = Bench::new(&[SERVES]);
+    let first = bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    assert_eq!(first.state, InstanceState::Preparing);
+    assert!(bench.host.kept(&bench.id).is_some(), "what was answered is on disk");
+    let ready = bench.until(|status| status.state.is_ready()).await;
+    assert!(ready.process.is_some() && ready.restarts == 0);
+    assert_eq!(super::registry::endpoints(&bench.instances.watch().borrow()).ready.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_put_twice_is_one_instance() {
+    let bench = Bench::new(&[SERVES]);
+    let (a, b) = tokio::join!(
+        bench.instances.put(spec(1, OnBootFailure::Fail)),
+        bench.instances.put(spec(1, OnBootFailure::Fail))
+    );
+    assert_eq!(a.expect("accepted").address, b.expect("accepted").address);
+    bench.until(|status| status.state.is_ready()).await;
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    assert_eq!(bench.host.calls(), ["launch"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_decision_is_refused() {
+    let bench = Bench::new(&[SERVES]);
+    bench.instances.put(spec(5, OnBootFailure::Fail)).await.expect("accepted");
+    let code = |problem: drowse_api::Problem| problem.code;
+    assert_eq!(bench.instances.put(spec(4, OnBootFailure::Fail)).await.map_err(code), Err(ErrorCode::StaleEpoch));
+    assert_eq!(bench.instances.stop(&bench.id, stop(4)).await.map_err(code), Err(ErrorCode::StaleEpoch));
+    assert_eq!(bench.instances.delete(&bench.id, Epoch(4)).await.map_err(code), Err(ErrorCode::StaleEpoch));
+    let mut other = spec(5, OnBootFailure::Fail);
+    other.env.insert("A".to_owned(), "b".to_owned());
+    assert_eq!(bench.instances.put(other).await.map_err(code), Err(ErrorCode::Conflict));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deploy_that_never_listens_fails_after_its_time_and_is_not_tried_again() {
+    let bench = Bench::new(&[Behaviour::Deaf]);
+    let began = Instant::now();
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    let status = bench.until(|status| status.state.is_over()).await;
+    let InstanceState::Failed { failure } = status.state else { panic!("{:?}", status.state) };
+    assert_eq!(failure.reason, FailureReason::TimeoutError);
+    assert_eq!(failure.log, ["last word"]);
+    assert!((60..62).contains(&began.elapsed().as_secs()));
+    assert_eq!(bench.host.calls(), ["launch", "collect", "clear"]);
+    assert_eq!(bench.host.alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_falls_again_and_again_is_given_up_after_twenty_tries() {
+    let bench = Bench::new(&[SERVES, Behaviour::Crashes(Duration::from_millis(10))]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.until(|status| status.state.is_ready()).await;
+    bench.host.crash_all();
+    let status = bench.until(|status| status.state.is_over()).await;
+    let InstanceState::Failed { failure } = status.state else { panic!("{:?}", status.state) };
+    assert_eq!(failure.reason, FailureReason::CrashLoop);
+    let launches = bench.host.calls().iter().filter(|call| *call == "launch").count();
+    assert_eq!(launches, 1 + budget::TRIES as usize);
+    assert_eq!(bench.messages().iter().filter(|message| message.contains("of 20")).count(), budget::TRIES as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_good_minutes_or_a_newer_decision_give_the_tries_back() {
+    let bench = Bench::new(&[SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    for tries in 1..=2 {
+        bench.until(|status| status.state.is_ready()).await;
+        bench.host.crash_all();
+        bench.until(|status| status.restarts == tries && status.state.is_ready()).await;
+    }
+    let began = Instant::now();
+    bench.until(|status| status.restarts == 0).await;
+    assert!((599..602).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    bench.host.crash_all();
+    bench.until(|status| status.restarts == 1 && status.state.is_ready()).await;
+    let again = bench.instances.put(spec(2, OnBootFailure::Retry)).await.expect("accepted");
+    assert_eq!(again.restarts, 0);
+    assert!(again.state.is_ready(), "the same app goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_is_tried_again_where_a_deploy_is_not() {
+    let bench = Bench::new(&[Behaviour::NoHost, SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Retry)).await.expect("accepted");
+    let status = bench.until(|status| status.state.is_ready()).await;
+    assert_eq!(status.restarts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_its_grace_and_then_kills() {
+    for (behaviour, seconds) in [(SERVES, 0), (Behaviour::Stubborn, 30)] {
+        let bench = Bench::new(&[behaviour]);
+        bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+        bench.until(|status| status.state.is_ready()).await;
+        let began = Instant::now();
+        let answer = bench.instances.stop(&bench.id, stop(2)).await.expect("accepted");
+        assert!(matches!(answer.state, InstanceState::Stopping { .. }));
+        let status = bench.until(|status| status.state.is_over()).await;
+        assert_eq!(status.state, InstanceState::Stopped { reason: "told to".to_owned() });
+        assert_eq!(began.elapsed().as_secs(), seconds);
+        assert_eq!(bench.host.calls(), ["launch", "terminate", "collect", "clear"]);
+        assert_eq!(bench.host.alive(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_removed_while_it_starts_leaves_nothing() {
+    let bench = Bench::new(&[SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.instances.delete(&bench.id, Epoch(1)).await.expect("removed");
+    assert_eq!(bench.instances.status(&bench.id), None);
+    assert_eq!(bench.host.alive(), 0);
+    assert_eq!(bench.host.kept(&bench.id), None);
+    bench.instances.delete(&bench.id, Epoch(1)).await.expect("removed already");
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("made anew");
+    bench.until(|status| status.state.is_ready()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_deployment_under_the_same_id_replaces_what_runs() {
+    let bench = Bench::new(&[SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    let before = bench.until(|status| status.state.is_ready()).await.process;
+    let mut next = spec(2, OnBootFailure::Fail);
+    next.image = drowse_api::Digest::from_sha256([8; 32]);
+    bench.instances.put(next).await.expect("accepted");
+    bench.until(|status| status.state.is_ready() && status.process != before).await;
+    assert_eq!(bench.host.calls(), ["launch", "terminate", "collect", "clear", "launch"]);
+    assert_eq!(bench.host.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_what_is_new_and_begins_nothing() {
+    let bench = Bench::new(&[SERVES]);
+    bench.host.set_disk_full(true);
+    let problem = bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect_err("refused");
+    assert_eq!(problem.code, ErrorCode::DiskFull);
+    assert_eq!(bench.instances.status(&bench.id), None);
+    assert!(bench.host.calls().is_empty());
+    bench.host.set_disk_full(false);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.until(|status| status.state.is_ready()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_adopts_what_runs_and_restarts_what_ended_meanwhile() {
+    let first = Bench::new(&[SERVES]);
+    first.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    let before = first.until(|status| status.state.is_ready()).await;
+    let (host, id) = (Arc::clone(&first.host), first.id.clone());
+    drop(first);
+
+    let second = Bench::on(Arc::clone(&host));
+    second.instances.adopt(vec![host.kept(&id).expect("on disk")]);
+    let adopted = second.until(|status| status.state.is_ready()).await;
+    assert_eq!((adopted.process, adopted.address), (before.process, before.address));
+    assert_eq!(host.calls(), ["launch"], "never a second copy");
+    drop(second);
+
+    host.crash_all();
+    let third = Bench::on(Arc::clone(&host));
+    third.instances.adopt(vec![host.kept(&id).expect("on disk")]);
+    let restarted = third.until(|status| status.state.is_ready() && status.restarts == 1).await;
+    assert_ne!(restarted.process, before.process);
+    assert_eq!(host.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reboot_nothing_runs_until_it_is_asked_for_again() {
+    let first = Bench::new(&[SERVES]);
+    first.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    first.until(|status| status.state.is_ready()).await;
+    let (host, id) = (Arc::clone(&first.host), first.id.clone());
+    drop(first);
+    host.crash_all();
+    let second = Bench::on(Arc::clone(&host));
+    let record = super::record::rebooted(host.kept(&id).expect("on disk"), "another boot");
+    second.instances.adopt(vec![record]);
+    let status = second.until(|_| true).await;
+    assert_eq!(status.state, InstanceState::Stopped { reason: "the host was rebooted".to_owned() });
+    second.instances.put(spec(2, OnBootFailure::Retry)).await.expect("accepted");
+    second.until(|status| status.state.is_ready()).await;
+}
