@@ -220,7 +220,8 @@ fn give_up_privileges(blueprint: &Blueprint<'_>) -> Result<(), Failure> {
     setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id)).or_fail(Step::Identity, "init")?;
     setresuid(Uid::from_raw(id), Uid::from_raw(id), Uid::from_raw(id)).or_fail(Step::Identity, "init")?;
     nothing.apply()?;
-    rustix::thread::set_no_new_privs(true).or_fail(Step::NoNewPrivileges, "init")
+    rustix::thread::set_no_new_privs(true).or_fail(Step::NoNewPrivileges, "init")?;
+    sys::load_filter(&blueprint.filter).or_fail(Step::Seccomp, "init")
 }
 
 /// Arranges the descriptors that init expects, closes all others, and runs it.

@@ -34,6 +34,7 @@ pub(super) struct Blueprint<'a> {
     pub(super) maps: IdMaps,
     pub(super) given: Given,
     pub(super) init: &'a OwnedFd,
+    pub(super) filter: Vec<libc::sock_filter>,
 }
 
 /// Builds it, and runs init in it.
@@ -44,7 +45,7 @@ pub(super) fn build(request: &SandboxRequest, given: Given, init: &OwnedFd) -> R
     for ids in request.binds.iter().filter_map(|bind| bind.idmap) {
         maps.add(ids)?;
     }
-    let blueprint = Blueprint { request, plan, maps, given, init };
+    let blueprint = Blueprint { request, plan, maps, given, init, filter: crate::seccomp::default_filter() };
     if let Clock::Own { monotonic, boottime } = request.clock {
         new_clock(monotonic, boottime).or_fail(Step::TimeNamespace, "the sandbox")?;
     }

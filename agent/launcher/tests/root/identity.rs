@@ -53,6 +53,7 @@ fn init_is_pid_1_of_another_user_and_has_no_power() {
     let id = (IDS.first + IDS.count - 1).to_string();
     assert_eq!(Running::status(init, "Uid"), [id.as_str(); 4].join("\t"));
     assert_eq!(Running::status(init, "Groups"), "");
+    assert_eq!(Running::status(init, "Seccomp"), "2");
     assert_eq!(Running::status(init, "Name"), "drowse-init");
     assert_eq!(Running::status(init, "NSpid"), format!("{init}\t1"));
     let program = std::fs::read_link(format!("/proc/{init}/exe")).unwrap();

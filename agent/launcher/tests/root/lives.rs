@@ -135,7 +135,7 @@ fn a_failed_build_leaves_nothing_and_names_what_failed() {
         (failure.step, failure.target.as_str(), failure.errno()),
         (Step::OpenLayer, "/no/such/layer", Some(libc::ENOENT))
     );
-    let mut descriptors = bench.descriptors("one");
+    let mut descriptors = bench.descriptors_in("one");
     descriptors.init_cgroups.push(fs::File::options().write(true).open("/dev/full").unwrap().into());
     let error = bench.launcher.build(&bench.request("one"), descriptors).map(drop).unwrap_err();
     let LauncherError::Failed(failure) = &error else { panic!("{}", whole(&error)) };
@@ -213,7 +213,7 @@ fn times_of_building_and_starting() {
     let (mut builds, mut starts) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         let request = bench.request("one");
-        let descriptors = bench.descriptors("one");
+        let descriptors = bench.descriptors_in("one");
         let started = Instant::now();
         let sandbox = bench.launcher.build(&request, descriptors).unwrap();
         builds.push(started.elapsed());

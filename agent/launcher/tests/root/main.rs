@@ -3,6 +3,7 @@
 
 mod support;
 
+mod cgroups;
 mod exits;
 mod filter;
 mod hostile;

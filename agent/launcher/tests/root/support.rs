@@ -124,7 +124,7 @@ impl Bench {
     }
 
     /// The descriptors of a sandbox, which are files of the instance.
-    pub fn descriptors(&self, name: &str) -> SandboxFds {
+    pub fn descriptors_in(&self, name: &str) -> SandboxFds {
         let folder = self.instance(name);
         let open = |name: &str| -> OwnedFd {
             File::options().create(true).append(true).open(folder.join(name)).unwrap().into()
@@ -138,9 +138,13 @@ impl Bench {
     }
 
     pub fn build(&self, request: &SandboxRequest, name: &str) -> Result<Running, LauncherError> {
-        let sandbox = self.launcher.build(request, self.descriptors(name))?;
+        Ok(self.connect(self.launcher.build(request, self.descriptors_in(name))?, name))
+    }
+
+    /// Connects to the init of a sandbox.
+    pub fn connect(&self, sandbox: Sandbox, name: &str) -> Running {
         let init = InitClient::connect(&self.instance(name).join("init.sock")).unwrap();
-        Ok(Running { sandbox, init, folder: self.instance(name) })
+        Running { sandbox, init, folder: self.instance(name) }
     }
 
     /// A sandbox with nothing special.
