@@ -9,7 +9,7 @@ use drowse_api::MemoryBytes;
 use ignore::WalkBuilder;
 use serde::Deserialize;
 
-use super::folder::kind;
+use super::folder::{kind, unreadable};
 use super::{Entry, EntryKind, Source, SourceError};
 
 const CONFIG: &str = "config.json";
@@ -48,10 +48,7 @@ pub fn choose(folder: &Path) -> Result<Source, SourceError> {
         let mut builder = WalkBuilder::new(folder.join(top));
         builder.standard_filters(false).follow_links(false).sort_by_file_name(Ord::cmp);
         for found in builder.build() {
-            let found = found.map_err(|error| SourceError::Unreadable {
-                path: folder.join(top),
-                source: std::io::Error::other(error),
-            })?;
+            let found = found.map_err(|error| unreadable(&folder.join(top), &error))?;
             let entry = entry(folder, found.path())?;
             if let EntryKind::File(size) = entry.kind {
                 source.size.0 += size;

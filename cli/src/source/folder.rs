@@ -35,28 +35,16 @@ pub fn choose(root: &Path) -> Result<Source, SourceError> {
     if !fs::metadata(root).is_ok_and(|found| found.is_dir()) {
         return Err(SourceError::NotAFolder { path: root.to_owned() });
     }
-    let everything = Rules { ignore_files: false, above: false };
     let is_in_repository = is_in_repository(root);
-    let mut chosen = walk(root, Rules { ignore_files: true, above: is_in_repository })?;
+    let mut chosen = walk(root, is_in_repository)?;
     if chosen.entries.is_empty() && is_in_repository {
-        chosen = walk(root, Rules { ignore_files: true, above: false })?;
+        chosen = walk(root, false)?;
     }
-    let all = walk(root, everything)?;
-    let kept: HashSet<&Path> = chosen.entries.iter().map(|found| found.path()).collect();
-    let mut left_out = all.never;
-    for found in &all.entries {
-        let parent_is_kept = found.depth() == 1 || found.path().parent().is_some_and(|parent| kept.contains(parent));
-        if parent_is_kept && !kept.contains(found.path()) {
-            left_out.push(LeftOut { path: below(root, found.path()), why: WHY_IGNORED });
-        }
-    }
-    left_out.sort_by(|a, b| a.path.cmp(&b.path));
-    left_out.dedup_by(|a, b| a.path == b.path);
     let mut source = Source {
         root: root.to_owned(),
         entries: Vec::new(),
         size: MemoryBytes(0),
-        left_out,
+        left_out: left_out(root, &chosen.entries),
         warnings: chosen.warnings,
     };
     for found in &chosen.entries {
@@ -69,38 +57,19 @@ pub fn choose(root: &Path) -> Result<Source, SourceError> {
     source.check_limits()
 }
 
-#[derive(Clone, Copy)]
-struct Rules {
-    /// Whether ignore files count.
-    ignore_files: bool,
-    /// Whether those above the folder count too.
-    above: bool,
-}
-
 struct Walked {
     entries: Vec<DirEntry>,
-    never: Vec<LeftOut>,
     warnings: Vec<String>,
 }
 
-fn walk(root: &Path, rules: Rules) -> Result<Walked, SourceError> {
-    let never = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let (seen_never, base) = (std::sync::Arc::clone(&never), root.to_owned());
-    let mut builder = WalkBuilder::new(root);
-    builder.standard_filters(false).follow_links(false).sort_by_file_name(Ord::cmp);
-    if rules.ignore_files {
-        builder.git_ignore(true).require_git(false).parents(rules.above).add_custom_ignore_filename(IGNORE_FILE);
-    }
-    builder.filter_entry(move |found| {
-        let is_never = found.depth() > 0 && never_belongs(found);
-        if is_never && let Ok(mut seen) = seen_never.lock() {
-            seen.push(LeftOut { path: below(&base, found.path()), why: WHY_NEVER });
-        }
-        !is_never
-    });
-    let mut walked = Walked { entries: Vec::new(), never: Vec::new(), warnings: Vec::new() };
+/// All that is chosen; `above` is whether the ignore files above the folder count.
+fn walk(root: &Path, above: bool) -> Result<Walked, SourceError> {
+    let mut builder = walker(root);
+    builder.git_ignore(true).require_git(false).parents(above).add_custom_ignore_filename(IGNORE_FILE);
+    builder.filter_entry(|found| found.depth() == 0 || !never_belongs(found));
+    let mut walked = Walked { entries: Vec::new(), warnings: Vec::new() };
     for found in builder.build() {
-        let found = found.map_err(|error| unreadable(root, error))?;
+        let found = found.map_err(|error| unreadable(root, &error))?;
         if let Some(error) = found.error() {
             walked.warnings.push(format!("an ignore file has a line that is not understood: {error}"));
         }
@@ -108,10 +77,36 @@ fn walk(root: &Path, rules: Rules) -> Result<Walked, SourceError> {
             walked.entries.push(found);
         }
     }
-    if let Ok(mut seen) = never.lock() {
-        walked.never = std::mem::take(&mut *seen);
-    }
     Ok(walked)
+}
+
+/// Everything beside what was chosen. What stays behind is not looked into: it may be large, or
+/// not for us to read.
+fn left_out(root: &Path, chosen: &[DirEntry]) -> Vec<LeftOut> {
+    let kept: HashSet<PathBuf> = chosen.iter().map(|found| found.path().to_owned()).collect();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let base = root.to_owned();
+    let mut builder = walker(root);
+    builder.filter_entry(move |found| {
+        let why = match () {
+            () if found.depth() == 0 || kept.contains(found.path()) => return true,
+            () if never_belongs(found) => WHY_NEVER,
+            () => WHY_IGNORED,
+        };
+        // The receiver lives as long as the walk.
+        let _ = sender.send(LeftOut { path: below(&base, found.path()), why });
+        false
+    });
+    // Whatever cannot be read was refused when the entries were chosen.
+    builder.build().for_each(drop);
+    drop(builder);
+    receiver.into_iter().collect()
+}
+
+fn walker(root: &Path) -> WalkBuilder {
+    let mut builder = WalkBuilder::new(root);
+    builder.standard_filters(false).follow_links(false).sort_by_file_name(Ord::cmp);
+    builder
 }
 
 fn never_belongs(found: &DirEntry) -> bool {
@@ -128,17 +123,21 @@ fn below(root: &Path, path: &Path) -> PathBuf {
     path.strip_prefix(root).unwrap_or(path).to_owned()
 }
 
-fn unreadable(root: &Path, error: ignore::Error) -> SourceError {
+/// What the walk could not read.
+pub(super) fn unreadable(root: &Path, error: &ignore::Error) -> SourceError {
     let mut path = root.to_owned();
-    let mut inner = &error;
+    let mut inner = error;
     while let ignore::Error::WithPath { err, .. } | ignore::Error::WithDepth { err, .. } = inner {
         if let ignore::Error::WithPath { path: named, .. } = inner {
             path.clone_from(named);
         }
         inner = err;
     }
-    let text = inner.to_string();
-    let source = error.into_io_error().unwrap_or_else(|| io::Error::other(text));
+    // The library's own text names the path again.
+    let source = match inner.io_error() {
+        Some(error) => error.kind().into(),
+        None => io::Error::other(inner.to_string()),
+    };
     SourceError::Unreadable { path, source }
 }
 

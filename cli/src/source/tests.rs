@@ -80,6 +80,15 @@ fn ignore_files_count_in_every_folder_and_ours_has_the_last_word() {
 }
 
 #[test]
+fn what_stays_behind_is_not_looked_into() {
+    let tree = Tree::new(&["index.html", "data/deep/file", "data/app.sock/x"]);
+    tree.write(".drowseignore", "/data\n");
+    let source = folder::choose(tree.path()).expect("chosen");
+    let left_out: Vec<_> = source.left_out.iter().map(|left| left.path.display().to_string()).collect();
+    assert_eq!(left_out, ["data"]);
+}
+
+#[test]
 fn what_never_belongs_stays_behind_wherever_it_is() {
     let tree = Tree::new(&[
         "app.py",
