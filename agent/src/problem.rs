@@ -24,7 +24,12 @@ pub fn of_store(error: &StoreError) -> Problem {
         StoreError::Bundle { .. } => ErrorCode::BadImage,
         StoreError::Io { .. } | StoreError::Capture { .. } => ErrorCode::Internal,
     };
-    Problem::new(code, chain(error))
+    // Where the bundle was unpacked on the node tells its owner nothing.
+    let shown: &dyn std::error::Error = match error {
+        StoreError::Bundle { source, .. } => source,
+        error => error,
+    };
+    Problem::new(code, chain(shown))
 }
 
 /// An error of a sandbox that a build runs in.

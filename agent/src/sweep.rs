@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use drowse_api::instance::Workload;
+
 use crate::cgroup::{Cgroups, Leaf, Place};
 use crate::config::Config;
 use crate::daemon::{StartError, network};
 use crate::events::EventLog;
-use crate::host::Node;
 use crate::host::home::{self, Home, remove_folder};
+use crate::host::{Node, SITES};
 use crate::instance::host::Record;
 use crate::network::Owner;
 
@@ -65,6 +67,13 @@ pub async fn ownerless(node: &Node, records: &[Record], folders: Vec<PathBuf>) {
         }
         Err(error) => tracing::warn!("cannot look for links that no record owns: {error}"),
     }
+    // An address that is published and owned by nobody would be routed twice when it is given again.
+    let sites: BTreeSet<String> = records
+        .iter()
+        .filter(|record| record.life.spec.workload == Workload::Site)
+        .map(|record| record.address.to_string())
+        .collect();
+    remove_foreign(&node.config.data_dir.join(SITES), |name| name.to_str().is_some_and(|name| sites.contains(name)));
     remove_foreign(&node.config.run_dir.join("instances"), |name| homes.iter().any(|home| ends_with(&home.run, name)));
 }
 

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drowse_api::event::EventKind;
 use drowse_api::instance::{InstanceSpec, Workload};
@@ -57,12 +57,17 @@ impl Node {
 
     async fn launch_process(&self, record: &Record) -> Result<Running, SandboxError> {
         let (node, owned) = (self.clone(), record.clone());
+        let began = Instant::now();
         let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
+        let planned = began.elapsed();
         self.sandboxes.raise(&plan).await?;
+        let raised = began.elapsed();
         if sites::is_server(&record.life.spec.id) {
             sites::restore_addresses(self).await?;
         }
-        Ok(Running::Process(self.sandboxes.run(&plan).await?))
+        let app = self.sandboxes.run(&plan).await?;
+        tracing::debug!(place = %plan.home.place, ?planned, ?raised, started = ?began.elapsed(), "launched");
+        Ok(Running::Process(app))
     }
 
     async fn take_down(&self, record: &Record) {
