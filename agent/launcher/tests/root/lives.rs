@@ -210,7 +210,7 @@ fn a_program_that_is_no_launcher_is_an_error() {
 #[ignore = "prints times"]
 fn times_of_building_and_starting() {
     let Some(bench) = Bench::new() else { return };
-    let (mut builds, mut starts) = (Vec::new(), Vec::new());
+    let (mut builds, mut starts, mut memory) = (Vec::new(), Vec::new(), String::new());
     for _ in 0..100 {
         let request = bench.request("one");
         let descriptors = bench.descriptors_in("one");
@@ -229,11 +229,16 @@ fn times_of_building_and_starting() {
         let started = Instant::now();
         bench.launcher.start(&request, descriptors).unwrap();
         starts.push(started.elapsed());
+        memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", sandbox.pid)).unwrap();
         rustix::process::pidfd_send_signal(&sandbox.pidfd, rustix::process::Signal::KILL).unwrap();
         wait_ended(&sandbox.pidfd);
     }
     for (what, mut times) in [("build", builds), ("start", starts)] {
         times.sort();
         eprintln!("{what}: p50 {:?}, p90 {:?}, least {:?}", times[50], times[90], times[0]);
+    }
+    for line in memory.lines().filter(|line| ["Rss:", "Pss:", "Private_Dirty:"].iter().any(|key| line.starts_with(key)))
+    {
+        eprintln!("init: {line}");
     }
 }

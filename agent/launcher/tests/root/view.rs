@@ -4,8 +4,9 @@ use std::fs;
 
 use drowse_launcher::{Bind, Clock, ClockOffset, InjectedFile};
 use drowse_rootfs::IdRange;
+use drowse_rootfs::bundle::{SpecInput, runtime_spec};
 
-use crate::support::{APP, Bench, IDS};
+use crate::support::{APP, Bench, IDS, process};
 
 #[test]
 fn the_root_is_the_images_with_our_file_systems_and_nothing_of_the_host() {
@@ -166,4 +167,31 @@ fn a_read_only_root_is_read_only_and_tmpfs_is_not() {
     let sandbox = bench.build(&request, "one").unwrap();
     let (_, text) = bench.run(&sandbox, "echo x > /app/f; echo fine > /scratch/f; cat /scratch/f");
     assert!(text.contains("Read-only") && text.ends_with("fine\n"), "{text}");
+}
+
+#[test]
+fn the_configuration_that_we_write_ourselves_is_honoured_whole() {
+    let Some(bench) = Bench::new() else { return };
+    let input = SpecInput {
+        hostname: "ours".to_owned(),
+        args: ["/bin/sh", "-c", "exit 3"].map(str::to_owned).into(),
+        env: [("PATH".to_owned(), "/bin".to_owned())].into(),
+        cwd: "/app".into(),
+        uid: APP,
+        gid: APP,
+        additional_gids: vec![7],
+        ids: IDS,
+        memory: Some(1 << 28),
+        pids: Some(100),
+        cgroups_path: None,
+        annotations: Default::default(),
+    };
+    let spec = runtime_spec(&input).unwrap();
+    let mut started = process(&[]);
+    started.process = spec.process().clone().unwrap();
+    let mut request = bench.request("one");
+    request.spec = spec;
+    let sandbox = bench.build(&request, "one").unwrap();
+    let app = bench.start(&sandbox, &started).unwrap();
+    assert_eq!(sandbox.exit_of(app.pid_inside).status, 3 << 8);
 }
