@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -10,6 +11,9 @@ use drowse_agent::{daemon, doctor, sweep};
 use drowse_api::agent::Verdict;
 use drowse_rootfs::{ImageStore, stacks};
 use tracing_subscriber::EnvFilter;
+
+/// How long the end may take.
+const SHUTDOWN: Duration = Duration::from_secs(3);
 
 /// Runs the instances and builds of one host.
 #[derive(Debug, Parser)]
@@ -66,7 +70,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => {
             // Before the runtime: the launcher must be the child of a process without threads.
             let started = daemon::before_threads(&config)?;
-            runtime()?.block_on(daemon::run(config, started))?;
+            let runtime = runtime()?;
+            let ended = runtime.block_on(daemon::run(config, started));
+            // Work that blocks in the kernel is not waited for: the next agent takes it up.
+            runtime.shutdown_timeout(SHUTDOWN);
+            ended?;
         }
         Some(Command::Stack { command: StackCommand::Build { name } }) => build_stacks(&config, name)?,
         Some(Command::Stack { command: StackCommand::Ls }) => {

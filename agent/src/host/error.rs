@@ -59,6 +59,9 @@ pub enum SandboxError {
     /// Its init is gone.
     #[error("the sandbox's init is gone")]
     InitGone,
+    /// Static sites have nothing that serves them.
+    #[error("the node's file server does not run; the agent's log and events say why")]
+    NoFileServer,
     /// The configuration names no process.
     #[error("the configuration names no process")]
     NoProcess,

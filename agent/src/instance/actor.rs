@@ -12,6 +12,7 @@ use std::time::Duration;
 use drowse_api::agent::StopRequest;
 use drowse_api::instance::{InstanceSpec, InstanceStatus};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -24,6 +25,8 @@ pub type Board = watch::Sender<BTreeMap<InstanceId, InstanceStatus>>;
 
 const FIRST_PROBE: Duration = Duration::from_millis(10);
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// What an app that was booting without an agent is given at least.
+const ADOPTION_PROBE: Duration = Duration::from_secs(5);
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
 
 /// What others ask of the task.
@@ -362,21 +365,26 @@ pub fn keep_problem(error: &KeepError) -> Problem {
     Problem::new(code, error.to_string())
 }
 
-/// What a task that takes over `life` from an earlier agent has to do first.
+/// What a task that takes over `life` from an earlier agent has to do first. Effects that may have
+/// been carried out already are repeated: all of them bear it.
 #[must_use]
-pub fn resume(life: &Life) -> Vec<Effect> {
-    match &life.state {
+pub fn resume(life: &mut Life, now: Timestamp) -> Vec<Effect> {
+    match &mut life.state {
         State::Launching { .. } => vec![Effect::Launch],
-        State::Booting { .. } => vec![Effect::Probe],
+        State::Booting { deadline, .. } => {
+            // Nobody looked meanwhile: it may have been ready for long.
+            *deadline = (*deadline).max(now + ADOPTION_PROBE);
+            vec![Effect::Probe]
+        }
         State::Exiting { .. } => vec![Effect::Collect],
+        State::Stopping { .. } => vec![Effect::Terminate],
         State::Clearing { .. } => vec![Effect::Clear],
         State::Removing => vec![Effect::Remove],
-        State::Ready { .. } | State::Backoff { .. } | State::Stopping { .. } => Vec::new(),
-        State::Stopped { .. } | State::Failed { .. } => Vec::new(),
+        State::Ready { .. } | State::Backoff { .. } | State::Stopped { .. } | State::Failed { .. } => Vec::new(),
     }
 }
 
-async fn until<H: Host>(host: &H, due: Option<jiff::Timestamp>) {
+async fn until<H: Host>(host: &H, due: Option<Timestamp>) {
     if let Some(due) = due {
         let left = Duration::try_from(due.duration_since(host.now())).unwrap_or_default();
         tokio::time::sleep(left).await;

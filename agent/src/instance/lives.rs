@@ -204,3 +204,33 @@ async fn after_a_reboot_nothing_runs_until_it_is_asked_for_again() {
     second.instances.put(spec(2, OnBootFailure::Retry)).await.expect("accepted");
     second.until(|status| status.state.is_ready()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_became_ready_without_an_agent_is_found_ready() {
+    let first = Bench::new(&[SERVES]);
+    first.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    first.until(|status| matches!(status.state, InstanceState::Booting { .. })).await;
+    let (host, id) = (Arc::clone(&first.host), first.id.clone());
+    drop(first);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let second = Bench::on(Arc::clone(&host));
+    second.instances.adopt(vec![host.kept(&id).expect("on disk")]);
+    assert!(second.instances.status(&id).is_some(), "no picture is without it");
+    second.until(|status| status.state.is_ready()).await;
+    assert_eq!(host.calls(), ["launch"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_an_agents_end_broke_off_is_carried_on() {
+    let first = Bench::new(&[Behaviour::Stubborn]);
+    first.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    first.until(|status| status.state.is_ready()).await;
+    first.instances.stop(&first.id, stop(2)).await.expect("accepted");
+    let (host, id) = (Arc::clone(&first.host), first.id.clone());
+    drop(first);
+    let second = Bench::on(Arc::clone(&host));
+    second.instances.adopt(vec![host.kept(&id).expect("on disk")]);
+    let status = second.until(|status| status.state.is_over()).await;
+    assert_eq!(status.state, InstanceState::Stopped { reason: "told to".to_owned() });
+    assert_eq!(host.calls(), ["launch", "terminate", "terminate", "collect", "clear"]);
+}

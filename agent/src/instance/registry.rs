@@ -51,9 +51,9 @@ impl<H: Host> Instances<H> {
 
     /// Takes over what an earlier agent left. To be called once, before any command.
     pub fn adopt(&self, records: Vec<Record>) {
-        for record in records {
+        for mut record in records {
             self.addresses.claim(record.address);
-            let first = resume(&record.life);
+            let first = resume(&mut record.life, self.host.now());
             self.spawn(record, first, false);
         }
     }
@@ -168,8 +168,12 @@ impl<H: Host> Instances<H> {
             addresses.free(address);
             return earlier.clone();
         }
-        tasks.insert(id, commands);
+        tasks.insert(id.clone(), commands);
         drop(tasks);
+        if !is_new {
+            // At once: a picture without what was adopted would have it started elsewhere.
+            board.send_modify(|board| drop(board.insert(id, record.status())));
+        }
         let actor = Actor::new(Arc::clone(&self.host), Arc::clone(&self.events), board, received, record, is_new);
         tokio::spawn(async move {
             if actor.run(first).await.is_over() {
