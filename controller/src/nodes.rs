@@ -232,7 +232,8 @@ impl Task {
 }
 
 impl NodeView {
-    fn with(mut self, picture: InstancesPicture) -> Self {
+    /// With what the node reports of its instances.
+    pub(crate) fn with(mut self, picture: InstancesPicture) -> Self {
         self.instances = picture.instances.into_iter().map(|status| (status.id.clone(), status)).collect();
         self
     }

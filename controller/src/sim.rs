@@ -11,7 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::routing::{get, post, put};
 use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::event::{AgentEvent, EventKind};
-use drowse_api::instance::{Failure, InstanceSpec, InstanceState, InstanceStatus};
+use drowse_api::instance::{Failure, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure};
 use drowse_api::{AppName, DeploymentId, Digest, InstanceId, NodeName, Problem};
 use jiff::Timestamp;
 use tokio::net::UnixListener;
@@ -36,7 +36,7 @@ pub enum BuildScript {
 pub enum BootScript {
     /// Ready at once.
     Ready,
-    /// For good, with this.
+    /// For good, with this, where a failure is for good: at a deploy.
     Fail(Failure),
     /// Not at all, until it is told otherwise.
     Hang,
@@ -251,8 +251,11 @@ impl World {
     fn boot(&mut self, spec: InstanceSpec) -> InstanceStatus {
         let now = Timestamp::now();
         let state = match &self.boot_script {
-            BootScript::Ready => InstanceState::Ready { since: now },
-            BootScript::Fail(failure) => InstanceState::Failed { failure: failure.clone() },
+            BootScript::Fail(failure) if spec.on_boot_failure == OnBootFailure::Fail => {
+                InstanceState::Failed { failure: failure.clone() }
+            }
+            // What was ready once is tried again and again: here, the first try does it.
+            BootScript::Ready | BootScript::Fail(_) => InstanceState::Ready { since: now },
             BootScript::Hang => InstanceState::Booting { attempt: 0, since: now },
         };
         let status = InstanceStatus {

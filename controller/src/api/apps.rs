@@ -117,29 +117,51 @@ pub(super) async fn restart(caller: Caller, State(api): State<Api>, Path(name): 
     .await
 }
 
+/// The step that starts an app; nothing if it runs, or is on its way.
+pub(crate) fn started(desired: &Desired, app: &App, now: Timestamp) -> Result<Step, Problem> {
+    let live = app.live.as_ref().and_then(|live| desired.deployments.get(live.deployment.as_str()));
+    let is_up = live.is_some_and(|deployment| matches!(deployment.phase, Phase::Ready(_)));
+    if is_deploying(app) || app.wanted == Wanted::Running && (is_up || app.pending.is_some()) {
+        return Ok(Step::default());
+    }
+    released(desired, app, Cause::Start, now)
+}
+
 pub(super) async fn start(caller: Caller, State(api): State<Api>, Path(name): Path<String>) -> Accepted {
     change(&api, &caller, &name, |desired, app| {
-        let live = app.live.as_ref().and_then(|live| desired.deployments.get(live.deployment.as_str()));
-        let is_up = live.is_some_and(|deployment| matches!(deployment.phase, Phase::Ready(_)));
-        if is_deploying(app) || app.wanted == Wanted::Running && (is_up || app.pending.is_some()) {
-            // It runs, or is on its way: that is what was asked for.
-            return Ok(Step::default());
-        }
-        Ok(told(released(desired, app, Cause::Start, Timestamp::now())?, app, &caller, "start asked for"))
+        let step = started(desired, app, Timestamp::now())?;
+        Ok(if step.writes.is_empty() { step } else { told(step, app, &caller, "start asked for") })
     })
     .await
 }
 
+/// The step that stops an app; nothing if it is stopped.
+pub(crate) fn stopped(desired: &Desired, app: &App, now: Timestamp) -> Step {
+    if app.wanted == Wanted::Stopped && app.pending.is_none() {
+        return Step::default();
+    }
+    let stopped = App { wanted: Wanted::Stopped, pending: None, ..app.clone() };
+    give_up_pending(desired, app, "`drowse stop`", now).and(stopped)
+}
+
 pub(super) async fn stop(caller: Caller, State(api): State<Api>, Path(name): Path<String>) -> Accepted {
     change(&api, &caller, &name, |desired, app| {
-        if app.wanted == Wanted::Stopped && app.pending.is_none() {
-            return Ok(Step::default());
-        }
-        let step = give_up_pending(desired, app, "`drowse stop`", Timestamp::now());
-        let stopped = App { wanted: Wanted::Stopped, pending: None, ..app.clone() };
-        Ok(told(step.and(stopped), app, &caller, "stop asked for"))
+        let step = stopped(desired, app, Timestamp::now());
+        Ok(if step.writes.is_empty() { step } else { told(step, app, &caller, "stop asked for") })
     })
     .await
+}
+
+/// The step that removes an app. Its instances belong to nothing then, which is all that the plan
+/// needs to know.
+pub(crate) fn removed(desired: &Desired, app: &App) -> Step {
+    desired.deployments_of(&app.name).into_iter().fold(Step::new(removal(app)), |step, deployment| {
+        let step = step.and(removal(deployment.as_ref()));
+        match desired.builds.get(deployment.id.as_str()) {
+            Some(build) => step.and(Build { is_unwanted: true, ..Build::clone(build) }),
+            None => step,
+        }
+    })
 }
 
 pub(super) async fn remove(
@@ -149,15 +171,7 @@ pub(super) async fn remove(
 ) -> Answer<Answered<AppView>> {
     let view = api.ledger.update(|desired| {
         let app = caller.app(desired, &name)?;
-        let mut step = Step::new(removal(app));
-        for deployment in desired.deployments_of(&app.name) {
-            step = step.and(removal(deployment.as_ref()));
-            if let Some(build) = desired.builds.get(deployment.id.as_str()) {
-                step = step.and(Build { is_unwanted: true, ..Build::clone(build) });
-            }
-        }
-        // Its instances belong to nothing any more, which is all that the plan needs to know.
-        Ok((told(step, app, &caller, "removed"), views::app(&api, desired, app)))
+        Ok((told(removed(desired, app), app, &caller, "removed"), views::app(&api, desired, app)))
     });
     Ok(Answered(view.await?))
 }
@@ -184,24 +198,32 @@ pub(super) async fn change_env(
         if vars == app.env {
             return Ok((Step::default(), vars));
         }
-        let now = Timestamp::now();
-        let changed = App { env: vars.clone(), ..app.clone() };
-        let step = match &app.pending {
-            // The deploy under way takes the new environment with it; its build is not repeated.
-            Some(pending) => {
-                let mut changed = changed;
-                changed.release(pending.deployment.clone(), pending.cause, now);
-                Step::new(changed)
-            }
-            None if app.wanted == Wanted::Running && app.live.is_some() => {
-                released(desired, &changed, Cause::Environment, now)?
-            }
-            None => Step::new(changed),
-        };
+        let step = with_env(desired, app, vars.clone(), Timestamp::now())?;
         let names: Vec<_> = patch.set.keys().chain(&patch.unset).map(String::as_str).collect();
         Ok((told(step, app, &caller, &format!("environment changed ({})", names.join(", "))), vars))
     });
     Ok(Answered(Environment { vars: vars.await? }))
+}
+
+/// The step that gives an app this environment, and new instances where it runs.
+pub(crate) fn with_env(
+    desired: &Desired,
+    app: &App,
+    vars: BTreeMap<String, String>,
+    now: Timestamp,
+) -> Result<Step, Problem> {
+    let mut changed = App { env: vars, ..app.clone() };
+    match &app.pending {
+        // The deploy under way takes the new environment with it; its build is not repeated.
+        Some(pending) => {
+            changed.release(pending.deployment.clone(), pending.cause, now);
+            Ok(Step::new(changed))
+        }
+        None if app.wanted == Wanted::Running && app.live.is_some() => {
+            released(desired, &changed, Cause::Environment, now)
+        }
+        None => Ok(Step::new(changed)),
+    }
 }
 
 fn patched(app: &App, patch: &EnvPatch) -> Result<BTreeMap<String, String>, Problem> {

@@ -135,7 +135,8 @@ fn limited(
     }))
 }
 
-fn accepted(
+/// The step that accepts a deploy, and the deployment it makes.
+pub(crate) fn accepted(
     desired: &Desired,
     caller: &Caller,
     name: &AppName,

@@ -54,13 +54,15 @@ pub(super) async fn events(caller: Caller, State(api): State<Api>, Params(query)
         for event in &found {
             out.send(event).await?;
         }
+        if !query.follow {
+            return Ok(());
+        }
         let mut follower = Follower::new(api.ledger.store(), read_at, newest);
-        while query.follow {
+        loop {
             let Ok(events) = follower.next().await else { return Ok(()) };
             for event in events.iter().filter(|event| filter.admits(&api.ledger, event)) {
                 out.send(event).await?;
             }
         }
-        Ok(())
     }))
 }

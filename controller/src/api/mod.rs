@@ -17,10 +17,10 @@ use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::reconcile::{Nodes, Routers};
 
-mod access;
+pub(crate) mod access;
 pub(crate) mod answer;
-mod apps;
-mod deploy;
+pub(crate) mod apps;
+pub(crate) mod deploy;
 mod events;
 mod logs;
 pub(crate) mod ndjson;

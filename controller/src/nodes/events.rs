@@ -79,12 +79,3 @@ fn taken_over(desired: &Desired, node: &NodeName, events: &[AgentEvent]) -> Step
     }
     if step.facts.is_empty() { step } else { step.and(Cursor { node: node.clone(), sequence }) }
 }
-
-/// Stores events that were read elsewhere; for tests that speak to an agent by themselves.
-///
-/// # Errors
-/// The store's failure.
-#[cfg(test)]
-pub(crate) async fn take_over(ledger: &Ledger, node: &NodeName, events: &[AgentEvent]) -> Result<(), Problem> {
-    ledger.update(|desired| Ok((taken_over(desired, node, events), ()))).await
-}

@@ -26,7 +26,7 @@ async fn by_tcp_only_a_token_opens_and_only_until_it_is_revoked() {
     let who: WhoAmI = remote.get("/v1/whoami").await.expect("known");
     assert_eq!((who.name.as_str(), who.by.as_str()), ("owner", "laptop"));
     let listed: Vec<TokenView> = remote.get("/v1/tokens").await.expect("lists");
-    assert_eq!(listed, [created.token.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&created.token));
     let wrong = format!("{}x", created.secret);
     assert_eq!(code(over_tcp(&rig, Some(&wrong)).get::<WhoAmI>("/v1/whoami").await), ErrorCode::Unauthenticated);
     let path = format!("/v1/tokens/{}", created.token.id);
