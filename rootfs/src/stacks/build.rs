@@ -39,10 +39,10 @@ pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Re
     }
     let work = store.temporary_folder()?;
     let root = work.path().join("root");
-    debootstrap(&Packages::of(recipe), work.path(), &root, &mut |line| progress(&format!("{}: {line}", recipe.name)))?;
+    debootstrap(recipe, work.path(), &root, &mut |line| progress(&format!("{}: {line}", recipe.name)))?;
     if let Some(wanted) = &recipe.npm {
         progress(&format!("{}: fetching npm {}", recipe.name, wanted.version));
-        npm::install(wanted, &recipe.suite, work.path(), &root)?;
+        npm::install(wanted, &root)?;
     }
     finish(&root, recipe)?;
     progress(&format!("{}: packing the layer", recipe.name));
@@ -63,44 +63,23 @@ pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Re
     Ok(image)
 }
 
-/// What mmdebstrap is asked for.
-pub(super) struct Packages<'a> {
-    pub suite: &'a str,
-    /// `essential`: installed; `extract`: only unpacked, no package is configured.
-    pub variant: &'static str,
-    pub names: String,
-    /// Packages that are removed at the end.
-    pub purge: &'a [String],
-}
-
-impl<'a> Packages<'a> {
-    fn of(recipe: &'a Recipe) -> Self {
-        Self { suite: &recipe.suite, variant: "essential", names: recipe.packages.join(","), purge: &recipe.purge }
-    }
-}
-
 /// Puts packages into the new folder `root`; `work` is for files of its own.
-pub(super) fn debootstrap(
-    packages: &Packages<'_>,
-    work: &Path,
-    root: &Path,
-    line: &mut dyn FnMut(&str),
-) -> Result<(), StackError> {
-    let sources = work.join(format!("{}.sources", packages.variant));
-    let text = apt::sources(Path::new("/etc"), packages.suite)?;
+fn debootstrap(recipe: &Recipe, work: &Path, root: &Path, line: &mut dyn FnMut(&str)) -> Result<(), StackError> {
+    let sources = work.join("debian.sources");
+    let text = apt::sources(Path::new("/etc"), &recipe.suite)?;
     fs::write(&sources, text).map_err(|source| io_error("write", &sources, source))?;
     let mut command = Command::new("mmdebstrap");
     command.env("LC_ALL", "C").args(["--mode=root", "--format=directory"]);
-    command.arg(format!("--variant={}", packages.variant)).arg(format!("--include={}", packages.names));
+    command.arg("--variant=essential").arg(format!("--include={}", recipe.packages.join(",")));
     // apt's own user could not reach the store's folder.
     command.args(["--aptopt=APT::Sandbox::User \"root\"", "--aptopt=APT::Install-Recommends \"false\""]);
     command.args(apt::transport_options().iter().map(|option| format!("--aptopt={option}")));
     command.args(LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
-    if !packages.purge.is_empty() {
-        let hook = format!("chroot \"$1\" dpkg --purge {} >&2", packages.purge.join(" "));
+    if !recipe.purge.is_empty() {
+        let hook = format!("chroot \"$1\" dpkg --purge {} >&2", recipe.purge.join(" "));
         command.arg(format!("--customize-hook={hook}"));
     }
-    command.arg(packages.suite).arg(root).arg(&sources);
+    command.arg(&recipe.suite).arg(root).arg(&sources);
     run(command, "mmdebstrap", &mut |text| {
         if let Some(step) = text.strip_prefix("I: ") {
             line(step);

@@ -142,16 +142,6 @@ pub enum StackError {
         #[source]
         source: std::io::Error,
     },
-    /// What was fetched is not what the recipe names.
-    #[error("npm {version} was fetched, but it hashes to {found} and the recipe says {expected}")]
-    WrongNpm {
-        /// Which version.
-        version: String,
-        /// What the recipe says.
-        expected: String,
-        /// What it hashes to.
-        found: String,
-    },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),

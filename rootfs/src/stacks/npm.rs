@@ -1,39 +1,46 @@
-//! npm as its authors publish it. It is fetched by an npm, which knows where packages are: the
-//! machine's own, else Debian's, whose packages are unpacked into a throw-away folder for that. What
-//! arrives must have the digest that the recipe names.
+//! npm as its authors publish it. It is fetched by corepack, which comes with Debian's Node and knows
+//! where packages are; it is run in the new stack and checks what arrives against the digest that the
+//! recipe names.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use super::build::{Packages, debootstrap};
 use super::files::io_error;
 use super::run::run;
 use super::{Npm, StackError};
-use crate::archive::{ArchiveError, Limits, decompressed};
-use crate::digest::Hashed;
-use crate::store::StoreError;
-use crate::unpack::{self, Policy};
 
-const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
-/// Files of the host that fetching needs, where the host has them.
-const FROM_HOST: [&str; 5] = ["etc/resolv.conf", "etc/hosts", "etc/npmrc", "root/.npmrc", BUNDLE];
+/// Where corepack puts it; emptied with the rest of /tmp when the stack is finished.
+const CACHE: &str = "tmp/corepack";
+const BUNDLE: &str = "tmp/ca-certificates.crt";
+/// Files of the host that fetching needs, and where the stack has them meanwhile.
+const FROM_HOST: [(&str, &str); 3] = [
+    ("/etc/resolv.conf", "etc/resolv.conf"),
+    ("/etc/hosts", "etc/hosts"),
+    ("/etc/ssl/certs/ca-certificates.crt", BUNDLE),
+];
 
 /// Puts npm into the stack's `root`, at /usr/local.
-pub(super) fn install(npm: &Npm, suite: &str, work: &Path, root: &Path) -> Result<(), StackError> {
-    let package = fetch(npm, suite, work)?;
-    let modules = root.join("usr/local/lib/node_modules");
-    let unpacked = work.join("npm");
-    for folder in [&modules, &unpacked] {
-        fs::create_dir_all(folder).map_err(|source| io_error("make", folder, source))?;
+pub(super) fn install(npm: &Npm, root: &Path) -> Result<(), StackError> {
+    for (from, to) in FROM_HOST {
+        let to = root.join(to);
+        if Path::new(from).exists() {
+            fs::copy(from, &to).map_err(|source| io_error("write", &to, source))?;
+        }
     }
-    let archive = StoreError::Archive;
-    let stream = decompressed(package, Limits::UPLOAD).map_err(|error| archive(ArchiveError::from(error).into()))?;
-    unpack::unpack(stream, &unpacked, Policy::Upload { owner: 0 }, Limits::UPLOAD).map_err(archive)?;
-    // Packages are published with everything in a folder of this name.
-    let (from, to) = (unpacked.join("package"), modules.join("npm"));
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["/usr/bin/corepack", "prepare"]);
+    command.arg(format!("npm@{}+sha256.{}", npm.version, npm.sha256));
+    command.env("COREPACK_HOME", Path::new("/").join(CACHE)).env("NODE_EXTRA_CA_CERTS", Path::new("/").join(BUNDLE));
+    command.env("HOME", "/tmp").current_dir("/");
+    if let Some(registry) = std::env::var_os("npm_config_registry") {
+        command.env("COREPACK_NPM_REGISTRY", registry);
+    }
+    run(command, "coreutils", &mut |_| {})?;
+    let modules = root.join("usr/local/lib/node_modules");
+    fs::create_dir_all(&modules).map_err(|source| io_error("make", &modules, source))?;
+    let (from, to) = (root.join(CACHE).join("npm").join(&npm.version), modules.join("npm"));
     fs::rename(&from, &to).map_err(|source| io_error("move", &from, source))?;
     for folder in ["docs", "man"] {
         let folder = to.join(folder);
@@ -50,56 +57,4 @@ pub(super) fn install(npm: &Npm, suite: &str, work: &Path, root: &Path) -> Resul
             .map_err(|source| io_error("link", &link, source))?;
     }
     Ok(())
-}
-
-fn fetch(npm: &Npm, suite: &str, work: &Path) -> Result<File, StackError> {
-    let destination = work.join("package");
-    fs::create_dir_all(&destination).map_err(|source| io_error("make", &destination, source))?;
-    let path = destination.join(format!("npm-{}.tgz", npm.version));
-    let mut own = Command::new("npm");
-    own.arg("--pack-destination").arg(&destination);
-    // What it fetches is checked below, so any npm will do; the machine's own takes a second.
-    if run(pack(own, npm), "npm", &mut |_| {}).is_err() {
-        let folder = work.join("fetch");
-        fetch_by_debians(npm, suite, &folder, work)?;
-        let fetched = folder.join(format!("tmp/npm-{}.tgz", npm.version));
-        fs::rename(&fetched, &path).map_err(|source| io_error("move", &fetched, source))?;
-    }
-    let open = || File::open(&path).map_err(|source| io_error("open", &path, source));
-    let mut hashed = Hashed::new(open()?);
-    io::copy(&mut hashed, &mut io::sink()).map_err(|source| io_error("read", &path, source))?;
-    let (_, found, _) = hashed.finish();
-    if found.hex() != npm.sha256 {
-        return Err(StackError::WrongNpm {
-            version: npm.version.clone(),
-            expected: npm.sha256.clone(),
-            found: found.hex().to_owned(),
-        });
-    }
-    open()
-}
-
-/// Debian's npm, unpacked into a throw-away folder and run there.
-fn fetch_by_debians(npm: &Npm, suite: &str, folder: &Path, work: &Path) -> Result<(), StackError> {
-    // base-files has the links /lib and /lib64, without which nothing finds the dynamic loader.
-    let packages = Packages { suite, variant: "extract", names: "base-files,npm".to_owned(), purge: &[] };
-    debootstrap(&packages, work, folder, &mut |_| {})?;
-    for name in FROM_HOST {
-        let from = Path::new("/").join(name);
-        let to = folder.join(name);
-        if from.exists() {
-            let parent = to.parent().unwrap_or(folder);
-            fs::create_dir_all(parent).map_err(|source| io_error("make", parent, source))?;
-            fs::copy(&from, &to).map_err(|source| io_error("copy", &from, source))?;
-        }
-    }
-    let mut command = Command::new("chroot");
-    command.arg(folder).args(["/usr/bin/node", "/usr/share/nodejs/npm/bin/npm-cli.js", "--pack-destination=/tmp"]);
-    command.env("HOME", "/root").env("NODE_EXTRA_CA_CERTS", Path::new("/").join(BUNDLE));
-    Ok(run(pack(command, npm), "coreutils", &mut |_| {})?)
-}
-
-fn pack(mut npm_command: Command, npm: &Npm) -> Command {
-    npm_command.args(["--update-notifier=false", "pack"]).arg(format!("npm@{}", npm.version)).current_dir("/");
-    npm_command
 }
