@@ -11,8 +11,10 @@ use crate::host::error::{SandboxError, chain};
 /// An error of the image store.
 #[must_use]
 pub fn of_store(error: &StoreError) -> Problem {
+    if is_disk_full(error) {
+        return disk_full(error);
+    }
     let code = match error {
-        _ if is_disk_full(error) => ErrorCode::DiskFull,
         StoreError::WrongDigest { .. } | StoreError::Source(_) => ErrorCode::BadRequest,
         StoreError::TooLarge { .. } => ErrorCode::TooLarge,
         StoreError::Missing { .. } => ErrorCode::NotFound,
@@ -37,9 +39,16 @@ pub fn of_store(error: &StoreError) -> Problem {
 pub fn of_sandbox(error: &SandboxError) -> Problem {
     match error {
         SandboxError::Store(error) => of_store(error),
-        error if is_disk_full(error) => Problem::new(ErrorCode::DiskFull, chain(error)),
+        error if is_disk_full(error) => disk_full(error),
         error => Problem::new(ErrorCode::HostUnfit, chain(error)).hint("drowse doctor examines the node"),
     }
+}
+
+/// What is told where a full disk is at the bottom of it.
+#[must_use]
+pub fn disk_full(error: &(dyn std::error::Error + 'static)) -> Problem {
+    Problem::new(ErrorCode::DiskFull, format!("the node's disk is full: {}", chain(error)))
+        .hint("free space on it, or remove apps that are not needed")
 }
 
 /// Whether a full disk is at the bottom of it.

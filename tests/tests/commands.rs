@@ -38,7 +38,7 @@ async fn logs_and_events_tell_what_happened() {
     needs_a_world!();
     let world = World::start().await;
     world.deploy("shop", &App::probe("one")).await;
-    world.visitor().get("shop", "/log?text=hello&lines=3").await.expect("an answer").ok().expect("logged");
+    world.visitor().post("shop", "/log?text=hello&lines=3", "").await.expect("an answer").ok().expect("logged");
     drowse_tests::wait::until("the lines are in the log", Duration::from_secs(10), async || {
         let log = world.drowse(&["logs", "shop"]).ok();
         (log.contains("hello 2") && log.contains("to stderr hello")).then_some(())
@@ -48,7 +48,7 @@ async fn logs_and_events_tell_what_happened() {
     assert_eq!(last.lines().count(), 1, "{last}");
 
     let instance = world.instance("shop").await;
-    let _ = world.visitor().get("shop", "/exit?code=5").await;
+    let _ = world.visitor().post("shop", "/exit?code=5", "").await;
     world.ready_again(&instance.id, drowse_tests::world::main_process(&instance)).await;
     drowse_tests::wait::until("the exit is an event", Duration::from_secs(10), async || {
         let events = world.drowse(&["events", "shop"]).ok();

@@ -156,9 +156,9 @@ async fn files_an_app_wrote_survive_its_restart_and_end_with_the_next_deploy() {
     let app = App::probe("one");
     world.deploy("writer", &app).await;
     let visitor = world.visitor();
-    visitor.get("writer", "/write?file=kept&text=hello").await.expect("an answer").ok().expect("written");
+    visitor.post("writer", "/write?file=kept&text=hello", "").await.expect("an answer").ok().expect("written");
     let before = world.instance("writer").await;
-    let _ = visitor.get("writer", "/exit?code=1").await;
+    let _ = visitor.post("writer", "/exit?code=1", "").await;
     world.ready_again(&before.id, drowse_tests::world::main_process(&before)).await;
     world.serves("writer", "/read?file=kept", "hello").await;
     world.deploy("writer", &app).await;

@@ -13,7 +13,7 @@ use drowse_tests::world::{World, failure, main_process};
 async fn falls_and_returns(world: &World, app: &str, how: &str) -> InstanceStatus {
     let before = world.instance(app).await;
     // It dies with the request: whatever the visitor gets is not what is tested here.
-    let _ = world.visitor().get(app, how).await;
+    let _ = world.visitor().post(app, how, "").await;
     let after = world.ready_again(&before.id, main_process(&before)).await;
     assert_eq!(after.restarts, before.restarts + 1, "one more start: {after:?}");
     world.serves(app, "/", "one ").await;
@@ -64,9 +64,9 @@ async fn the_count_and_the_delay_survive_agent_and_controller_and_a_deploy_reset
     // Once it has the mark, it ends at each start.
     let app = App::probe("one").file(".profile", "if [ -e mark ]; then export PROBE_EXIT=7; fi\n");
     world.deploy("faller", &app).await;
-    world.visitor().get("faller", "/write?file=mark&text=x").await.expect("an answer").ok().expect("written");
+    world.visitor().post("faller", "/write?file=mark&text=x", "").await.expect("an answer").ok().expect("written");
     let id = world.instance("faller").await.id;
-    let _ = world.visitor().get("faller", "/exit?code=7").await;
+    let _ = world.visitor().post("faller", "/exit?code=7", "").await;
     let in_backoff = |least: u32| move |status: &InstanceStatus| matches!(status.state, InstanceState::Backoff { attempt, .. } if attempt >= least);
     let before = world.instance_becomes(&id, "waits for its fifth try", in_backoff(5)).await;
     let InstanceState::Backoff { attempt, retry_at, .. } = before.state else { unreachable!("waited for it") };
@@ -98,11 +98,11 @@ async fn an_app_past_its_memory_limit_is_killed_alone_and_told_why() {
     world.deploy("sibling", &probe).await;
     let (greedy, sibling) = (world.instance("greedy").await, world.instance("sibling").await);
     // The limit is real but not reached: nothing happens.
-    world.visitor().get("greedy", "/allocate?mib=200").await.expect("an answer").ok().expect("it fits");
+    world.visitor().post("greedy", "/allocate?mib=200", "").await.expect("an answer").ok().expect("it fits");
     let resident = main_process(&greedy).expect("it runs").resident();
     assert!(resident > 200 << 20, "the app itself holds the memory: {resident}");
 
-    let answer = world.visitor().get("greedy", "/allocate?mib=600").await;
+    let answer = world.visitor().post("greedy", "/allocate?mib=600", "").await;
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status.is_server_error()), "512 MiB are its limit");
     let after = world.ready_again(&greedy.id, main_process(&greedy)).await;
     assert_eq!(after.restarts, 1);

@@ -88,7 +88,7 @@ async fn an_exit_while_the_agent_is_down_is_reported_and_mended_when_it_is_back(
     world.deploy("shop", &App::probe("one")).await;
     let before = world.instance("shop").await;
     world.kill_agent();
-    let _ = world.visitor().get("shop", "/exit?code=9").await;
+    let _ = world.visitor().post("shop", "/exit?code=9", "").await;
     let process = main_process(&before).expect("it had one");
     wait::until("the app has ended", Duration::from_secs(10), async || (!process.is_alive()).then_some(())).await;
     world.start_agent().await;
@@ -107,7 +107,7 @@ async fn log_lines_written_while_the_agent_was_down_are_not_lost() {
     let mut world = World::start().await;
     world.deploy("talker", &App::probe("one")).await;
     world.kill_agent();
-    world.visitor().get("talker", "/log?text=meanwhile&lines=500").await.expect("an answer").ok().expect("logged");
+    world.visitor().post("talker", "/log?text=meanwhile&lines=500", "").await.expect("an answer").ok().expect("logged");
     world.start_agent().await;
     wait::until("all lines are in the log", Duration::from_secs(10), async || {
         let log = world.app_log("talker").await;
@@ -167,7 +167,7 @@ async fn after_a_reboot_everything_that_was_live_serves_again_and_what_was_stopp
     world.deploy("page", &App::page("a page")).await;
     world.deploy("closed", &App::probe("one")).await;
     world.command("closed", "stop").await.expect("stops");
-    world.visitor().get("shop", "/write?file=kept&text=hello").await.expect("an answer").ok().expect("written");
+    world.visitor().post("shop", "/write?file=kept&text=hello", "").await.expect("an answer").ok().expect("written");
     let before = world.instance("shop").await;
 
     for _ in 0..2 {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::host::error::chain;
-use crate::problem::is_disk_full;
+use crate::problem::{disk_full, is_disk_full};
 
 const MAGIC: &str = "drowse-build";
 const VERSION: u32 = 1;
@@ -33,7 +33,7 @@ pub(super) async fn keep(folder: &Path, id: &DeploymentId, status: &BuildStatus)
     });
     match written.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) if is_disk_full(&error) => Err(Problem::new(ErrorCode::DiskFull, chain(&error))),
+        Ok(Err(error)) if is_disk_full(&error) => Err(disk_full(&error)),
         Ok(Err(error)) => Err(Problem::new(ErrorCode::Internal, chain(&error))),
         Err(error) => Err(Problem::new(ErrorCode::Internal, error.to_string())),
     }

@@ -29,7 +29,14 @@ pub struct Row {
 impl Row {
     /// A row with a peer, from the rounds of both sides in the same order.
     #[must_use]
-    pub fn against(what: &str, unit: &'static str, ours: &[f64], peer: &'static str, theirs: &[f64], budget: Option<f64>) -> Row {
+    pub fn against(
+        what: &str,
+        unit: &'static str,
+        ours: &[f64],
+        peer: &'static str,
+        theirs: &[f64],
+        budget: Option<f64>,
+    ) -> Row {
         let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
         let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -48,7 +55,16 @@ impl Row {
     /// A row without a peer.
     #[must_use]
     pub fn alone(what: &str, unit: &'static str, ours: &[f64], budget: Option<f64>) -> Row {
-        Row { what: what.to_owned(), unit, ours: median(ours), peer: None, peer_value: None, ratio: None, spread: None, budget }
+        Row {
+            what: what.to_owned(),
+            unit,
+            ours: median(ours),
+            peer: None,
+            peer_value: None,
+            ratio: None,
+            spread: None,
+            budget,
+        }
     }
 
     /// Whether it is within its budget, where it has one.

@@ -62,10 +62,8 @@ impl Program {
         // The proxies and hints of the shell that runs the tests are none of its business.
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("DROWSE_LOG", std::env::var("DROWSE_LOG").unwrap_or_else(|_| "debug".to_owned()));
-        for name in ["FAILPOINTS", "RUST_BACKTRACE"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
+        if let Some(failpoints) = std::env::var_os("FAILPOINTS") {
+            command.env("FAILPOINTS", failpoints);
         }
         if let Some((uid, gid)) = self.ids {
             command.uid(uid).gid(gid);

@@ -59,7 +59,13 @@ fn keep_alive(plan: Plan, folder: &Path, app: &App, threads: usize) -> anyhow::R
             let requests = load::run(sides[at].address, CONNECTIONS, plan.round)?;
             let used = sides[at].program.cpu() - before;
             times[at].push(used.as_secs_f64() * 1e6 / requests as f64);
-            eprintln!("    round {} of {}, {threads} thread(s), {}: {requests} requests, {:.1} µs", round + 1, plan.rounds, sides[at].name, times[at][round]);
+            eprintln!(
+                "    round {} of {}, {threads} thread(s), {}: {requests} requests, {:.1} µs",
+                round + 1,
+                plan.rounds,
+                sides[at].name,
+                times[at][round]
+            );
         }
     }
     let what = format!("CPU time per keep-alive request, {threads} thread{}", if threads == 1 { "" } else { "s" });
@@ -81,7 +87,9 @@ fn system_calls(folder: &Path, app: &App) -> anyhow::Result<Vec<Row>> {
     }
     let what = "system calls per keep-alive request";
     let mut rows = vec![Row::alone(what, "calls", &calls[..1], Some(6.0))];
-    rows.extend((1..sides.len()).map(|at| Row::against(what, "calls", &calls[..1], sides[at].name, &calls[at..=at], None)));
+    rows.extend(
+        (1..sides.len()).map(|at| Row::against(what, "calls", &calls[..1], sides[at].name, &calls[at..=at], None)),
+    );
     Ok(rows)
 }
 

@@ -31,7 +31,9 @@ impl App {
     /// Starts it.
     pub fn start(folder: &Path) -> anyhow::Result<App> {
         let address = free_address()?;
-        let server = format!("server {{ listen {address} backlog=4096; location / {{ default_type text/plain; return 200 \"hello from the app\\n\"; }} }}");
+        let server = format!(
+            "server {{ listen {address} backlog=4096; location / {{ default_type text/plain; return 200 \"hello from the app\\n\"; }} }}"
+        );
         let mut program = nginx("the app", folder, "app", 1, &server)?;
         program.wait_for(address)?;
         Ok(App { _program: program, address })
