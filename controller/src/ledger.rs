@@ -230,5 +230,8 @@ pub fn problem(error: &StoreError) -> Problem {
         StoreError::TooLarge { .. } => ErrorCode::TooLarge,
         _ => ErrorCode::Internal,
     };
+    if code == ErrorCode::Internal {
+        tracing::error!(error = error as &dyn std::error::Error, "the store failed");
+    }
     Problem::new(code, error.to_string())
 }

@@ -75,11 +75,16 @@ impl Caller {
     }
 }
 
-/// Whether this peer may do everything.
+/// Whether this peer may do everything. The router's user is let to the socket by its group, which
+/// may be the admin group: that gives it no more than its own calls.
+fn may_do_everything(peer: &Peer, own_uid: u32, admin_gid: u32, router_uid: u32) -> bool {
+    matches!(peer, Peer::Unix { uid, groups }
+        if *uid == 0 || *uid == own_uid || *uid != router_uid && groups.contains(&admin_gid))
+}
+
 fn is_admin(api: &Api, peer: &Peer) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    matches!(peer, Peer::Unix { uid, groups }
-        if *uid == 0 || *uid == own || groups.contains(&api.config.admin_gid))
+    may_do_everything(peer, own, api.config.admin_gid, api.config.router_uid)
 }
 
 fn peer(parts: &Parts) -> Peer {
@@ -150,6 +155,16 @@ impl FromRequestParts<Api> for RouterPeer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_root_ourselves_and_the_admin_group_need_no_token() {
+        let may = |uid, groups: &[u32]| may_do_everything(&Peer::Unix { uid, groups: groups.to_vec() }, 990, 27, 991);
+        assert!(may(0, &[]) && may(990, &[990]) && may(1000, &[1000, 27]));
+        assert!(!may(1000, &[1000]));
+        assert!(!may(991, &[991, 27]), "the router");
+        assert!(!may_do_everything(&Peer::Tcp(([127, 0, 0, 1], 1).into()), 990, 27, 991));
+        assert!(!may_do_everything(&Peer::Unknown, 990, 27, 991));
+    }
 
     #[test]
     fn wrong_tokens_are_limited_for_a_while() {
