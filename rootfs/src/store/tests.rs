@@ -119,9 +119,9 @@ fn a_layer_that_is_not_what_its_image_says_leaves_nothing_behind() {
     let (_folder, store) = store();
     let mut wrong = layer(&store, Archive::new().file("a", "x"));
     wrong.diff_id = digest::of(b"something else");
-    assert!(matches!(store.unpack_layers(&[wrong.clone()]), Err(StoreError::WrongDigest { .. })));
+    assert!(matches!(store.unpack_layers(std::slice::from_ref(&wrong)), Err(StoreError::WrongDigest { .. })));
     let hostile = layer(&store, Archive::new().file("a", "x").file("../b", "x"));
-    let error = store.unpack_layers(&[hostile.clone()]).expect_err("hostile");
+    let error = store.unpack_layers(std::slice::from_ref(&hostile)).expect_err("hostile");
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
     assert_eq!(cause, r#"archive entry "../b" is refused: its name leads upwards with "..""#);
     for bad in [wrong, hostile] {
@@ -232,7 +232,7 @@ fn what_was_changed_in_an_overlay_is_the_same_when_its_layer_is_put_on_top() {
         .folder("kept")
         .file("kept/file", "x");
     let base = layer(&store, base);
-    let lowers = store.unpack_layers(&[base.clone()]).expect("unpacks");
+    let lowers = store.unpack_layers(std::slice::from_ref(&base)).expect("unpacks");
     let merged = folder.path().join("merged");
     let plan = OverlayPlan::new(&lowers, &folder.path().join("instance"), IdRange::IDENTITY);
     let Some(overlay) = Overlay::mount(&plan, &merged) else {
