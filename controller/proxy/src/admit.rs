@@ -7,8 +7,8 @@ use std::time::Instant;
 use http::StatusCode;
 use tokio::time::timeout_at;
 
+use crate::connection::Visitor;
 use crate::fault::Fault;
-use crate::forward::Visitor;
 use crate::host::HostKey;
 use crate::instance::{Instance, Ticket};
 use crate::picture::{App, Pick, Target};

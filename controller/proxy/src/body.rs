@@ -12,6 +12,7 @@ use http::header::{HeaderMap, SET_COOKIE};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::connection::Busy;
 use crate::headers;
 use crate::instance::{Instance, Ticket};
 use crate::stall::Stall;
@@ -154,17 +155,36 @@ impl Body for RequestBody {
 
 /// The body of an answer, on its way to a visitor.
 #[derive(Debug)]
-pub(crate) enum ResponseBody {
-    /// One of ours.
+pub(crate) struct ResponseBody {
+    content: Content,
+    /// The request, which is over when this body is.
+    pub(crate) busy: Option<Busy>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Our own.
     Own(Option<Bytes>),
     /// An instance's.
     Download(Download),
 }
 
+impl ResponseBody {
+    /// One of our own.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        Self { content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), busy: None }
+    }
+
+    /// One that comes from an instance.
+    pub(crate) fn download(body: Incoming, limit: Duration, lease: Lease) -> Self {
+        Self { content: Content::Download(Download::new(body, limit, lease)), busy: None }
+    }
+}
+
 /// A body that comes from an instance. Dropping it before its end closes the connection it comes
 /// from, which is how an instance learns that its visitor went away.
 #[derive(Debug)]
-pub(crate) struct Download {
+struct Download {
     body: Incoming,
     stall: Stall,
     limit: Duration,
@@ -193,7 +213,7 @@ impl Lease {
 }
 
 impl Download {
-    pub(crate) fn new(body: Incoming, limit: Duration, lease: Lease) -> Self {
+    fn new(body: Incoming, limit: Duration, lease: Lease) -> Self {
         let mut download = Self { body, stall: Stall::new(limit), limit, lease: Some(lease) };
         download.end_if_over();
         download
@@ -213,9 +233,9 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let download = match self.get_mut() {
-            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Download(download) => download,
+        let download = match &mut self.get_mut().content {
+            Content::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Download(download) => download,
         };
         match Pin::new(&mut download.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -242,16 +262,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(bytes) => bytes.is_none(),
-            Self::Download(download) => download.body.is_end_stream(),
+        match &self.content {
+            Content::Own(bytes) => bytes.is_none(),
+            Content::Download(download) => download.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Download(download) => download.body.size_hint(),
+        match &self.content {
+            Content::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Content::Download(download) => download.body.size_hint(),
         }
     }
 }

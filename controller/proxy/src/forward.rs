@@ -10,7 +10,8 @@ use http::{Method, Request, Response, StatusCode, Version, request};
 use hyper::body::{Body as _, Incoming};
 
 use crate::admit::{Admitted, admit};
-use crate::body::{Download, Lease, RequestBody, ResponseBody, Upload};
+use crate::body::{Lease, RequestBody, ResponseBody, Upload};
+use crate::connection::{Busy, Visitor};
 use crate::fault::{ERROR_HEADER, Fault, Form};
 use crate::host::HostKey;
 use crate::instance::LONGEST_IDLE;
@@ -25,28 +26,19 @@ const SAFELY_IDLE: Duration = Duration::from_secs(1);
 /// How many connections a request may find dead before it is given up.
 const MOST_ATTEMPTS: u32 = 5;
 
-/// Who is at the other end of one connection.
-#[derive(Debug)]
-pub(crate) struct Visitor {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) worker: usize,
-    /// Its address, as instances are told it.
-    pub(crate) address: HeaderValue,
-    /// It comes from this machine.
-    pub(crate) is_local: bool,
-}
-
 /// Answers one request.
-pub(crate) async fn answer(visitor: Arc<Visitor>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(crate) async fn answer(busy: Busy, request: Request<Incoming>) -> Response<ResponseBody> {
     let id = headers::request_id(request.headers());
     let form = Form::wanted_by(request.headers());
-    match forward(&visitor, request, &id).await {
+    let mut response = match forward(&busy.0, request, &id).await {
         Ok(response) => response,
         Err(fault) => {
             tracing::debug!(code = %fault.code, request = ?id, "answered with an error of our own");
-            fault.answer(form, &id).map(|bytes| ResponseBody::Own(Some(bytes)))
+            fault.answer(form, &id).map(ResponseBody::own)
         }
-    }
+    };
+    response.body_mut().busy = Some(busy);
+    response
 }
 
 async fn forward(
@@ -269,7 +261,7 @@ fn deliver(
     }
     let (mut head, body) = response.into_parts();
     clean(&mut head.headers, &visitor.shared);
-    let mut response = Response::new(ResponseBody::Download(Download::new(body, visitor.shared.limits.idle(), lease)));
+    let mut response = Response::new(ResponseBody::download(body, visitor.shared.limits.idle(), lease));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)

@@ -9,6 +9,7 @@
 mod admit;
 mod body;
 mod config;
+mod connection;
 mod control;
 mod cookies;
 mod fault;

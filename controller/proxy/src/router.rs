@@ -79,9 +79,11 @@ impl Router {
         }
         let workers =
             config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+        let mut limits = config.limits.clone();
+        limits.connections = limits.connections.min(room_for_connections());
         let emptied = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
-            limits: config.limits.clone(),
+            limits,
             picture: ArcSwap::from_pointee(Picture::default()),
             changed: watch::channel(()).0,
             api: Instance::new(None, config.api_address, workers, Arc::clone(&emptied)),
@@ -175,6 +177,23 @@ fn listeners(config: &RouterConfig, open: Vec<TcpListener>) -> Result<Vec<TcpLis
         listener.set_nonblocking(true).map_err(|source| RouterError::HandedOver { source })?;
     }
     Ok(listeners)
+}
+
+/// How many visitors there are descriptors for, once this process may have as many as it is allowed:
+/// each visitor may need a second one for its instance.
+fn room_for_connections() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    /// Listeners, event loops, streams, files.
+    const OWN: u64 = 128;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+        }
+    }
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(allowed.saturating_sub(OWN) / 2).unwrap_or(usize::MAX).max(1)
 }
 
 /// A listener with a queue longer than the standard library's 128.

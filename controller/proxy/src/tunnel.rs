@@ -72,7 +72,7 @@ impl Request {
         headers::remove_hop_by_hop(&mut headers);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, agreed);
-        let mut answer = Response::new(ResponseBody::Own(None));
+        let mut answer = Response::new(ResponseBody::own(bytes::Bytes::new()));
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *answer.headers_mut() = headers;
         Ok(answer)

@@ -206,3 +206,39 @@ async fn an_http_2_preface_that_comes_in_pieces_is_understood() {
     tokio::io::AsyncReadExt::read_exact(&mut stream, &mut settings).await.unwrap();
     assert_eq!(settings[3], 4, "a SETTINGS frame");
 }
+
+/// A connection that does nothing for more than a second is taken apart; nobody may notice.
+#[tokio::test]
+async fn a_connection_goes_on_after_a_pause_wherever_the_pause_was() {
+    let (instance, _) = scripted(|request| ok(request.split(' ').nth(1).unwrap())).await;
+    let world = World::new(&[instance]).await;
+    let pause = std::time::Duration::from_millis(2500);
+    let mut tasks = tokio::task::JoinSet::new();
+    let head = "GET /1 HTTP/1.1\r\nHost: shop.drowse.test\r\n\r\n";
+    let post = "POST /1 HTTP/1.1\r\nHost: shop.drowse.test\r\nContent-Length: 5\r\n\r\nhello";
+    // Between requests, within a head, within a head that began in the packet of the request before, within a body.
+    for (first, second) in [
+        (String::new(), head.to_owned()),
+        (head.to_owned(), head.to_owned()),
+        (head[..20].to_owned(), head[20..].to_owned() + head),
+        (head.to_owned() + &head[..20], head[20..].to_owned()),
+        (post.to_owned() + &head[..20], head[20..].to_owned()),
+        (post[..post.len() - 2].to_owned(), "lo".to_owned() + head),
+    ] {
+        let mut visitor = world.visitor().await;
+        tasks.spawn(async move {
+            visitor.send(&first).await;
+            tokio::time::sleep(pause).await;
+            visitor.send(&second).await;
+            for _ in 0..(first.clone() + &second).matches("HTTP/1.1").count() {
+                assert_eq!(visitor.answer().await.text(), "/1", "{first:?} and {second:?}");
+            }
+            tokio::time::sleep(pause).await;
+            visitor.send("GET /2 HTTP/1.1\r\nHost: shop.drowse.test\r\n\r\n").await;
+            assert_eq!(visitor.answer().await.text(), "/2");
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
