@@ -3,6 +3,8 @@
 //! What it decided and what it runs is on disk before it is acted on, so that a new agent adopts
 //! everything its predecessor left. It knows nothing of apps' domains, users' plans or other nodes.
 
+#![deny(unsafe_code)]
+
 pub mod addresses;
 pub mod api;
 pub mod build;

@@ -1,0 +1,280 @@
+//! An agent of its own for each test, asked over its socket. Whatever happens, `clean` removes what it made.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use drowse_api::agent::{BlobStored, BuildLimits, BuildRequest, BuildStatus, InstancesPicture, StopRequest};
+use drowse_api::client::Client;
+use drowse_api::deployment::{AppType, BuildInput};
+use drowse_api::event::AgentEvent;
+use drowse_api::instance::{BootCheck, InstanceSpec, InstanceStatus, Limits, OnBootFailure, Workload};
+use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, Problem, UserId};
+use http::Method;
+
+/// Long enough for a busy machine, short enough to notice.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// One agent with folders, addresses, table and groups of its own.
+pub struct Agent {
+    pub folder: tempfile::TempDir,
+    pub client: Client,
+    programs: PathBuf,
+    child: Option<Child>,
+}
+
+fn busybox() -> Option<PathBuf> {
+    ["/bin/busybox", "/usr/bin/busybox"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| std::fs::read(path).is_ok_and(|program| !program.windows(8).any(|window| window == b"/ld-linu")))
+}
+
+/// The agent's siblings: from `DROWSE_BIN_DIR`, or built now.
+fn programs() -> PathBuf {
+    if let Some(folder) = std::env::var_os("DROWSE_BIN_DIR") {
+        return folder.into();
+    }
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let siblings = ["--quiet", "drowse-init", "drowse-sites", "drowse-launcher"];
+    let built = Command::new(repository.join("scripts/build")).args(siblings).output().expect("scripts/build runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    PathBuf::from(String::from_utf8(built.stdout).expect("a path").trim())
+}
+
+impl Agent {
+    /// A running agent; none where root-only tests cannot run, which it says.
+    pub async fn start(number: u8) -> Option<Self> {
+        let is_root = rustix::process::geteuid().is_root();
+        let why = match (is_root, busybox()) {
+            (false, _) => "not root",
+            (_, None) => "no static busybox (Debian: busybox-static)",
+            _ => "",
+        };
+        if !why.is_empty() {
+            eprintln!("SKIPPED: {why}");
+            return None;
+        }
+        let folder = tempfile::tempdir_in("/var/tmp").expect("a folder");
+        let client = Client::unix(folder.path().join("run/agent.sock"));
+        let mut agent = Self { folder, client, programs: programs(), child: None };
+        let path = agent.folder.path();
+        let text = format!(
+            "node = \"test\"\ndata_dir = \"{0}/data\"\nrun_dir = \"{0}/run\"\ncgroup_root = \"drowse-agt{number}\"\n\
+             address_range = \"10.99.{number}.0/24\"\ntable = \"drowse_agt{number}\"\nlink_prefix = \"a{number}\"\n\
+             first_host_id = 1835008000\ncontrol_uid = 61990\ncontrol_gid = 61990\nrouter_uid = 61991\n\
+             bin_dir = \"{1}\"\n",
+            path.display(),
+            agent.programs.display()
+        );
+        std::fs::write(agent.config(), text).expect("written");
+        agent.clean();
+        agent.restart().await;
+        Some(agent)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("agent.toml")
+    }
+
+    pub fn data(&self, path: &str) -> PathBuf {
+        self.folder.path().join("data").join(path)
+    }
+
+    /// Runs the agent's program with `arguments` to its end.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drowse-agent"));
+        command.arg("--config").arg(self.config()).args(arguments).env("DROWSE_LOG", "warn");
+        command.output().expect("it runs")
+    }
+
+    fn clean(&self) {
+        let output = self.command(&["clean"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("reaped");
+        }
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub async fn restart(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drowse-agent"));
+        command.arg("--config").arg(self.config()).stderr(Stdio::from(log.expect("opens")));
+        self.child = Some(command.spawn().expect("starts"));
+        let began = Instant::now();
+        while self.client.get::<drowse_api::agent::NodeInfo>("/v1/node").await.is_err() {
+            assert!(began.elapsed() < LIMIT, "never answered:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// An image with busybox that runs `script`, or with `files` to be served.
+    pub async fn image(&self, id: &str, app_type: AppType, script: &str) -> Result<Digest, Problem> {
+        let source = tempfile::tempdir().expect("a folder");
+        let path = source.path();
+        if app_type == AppType::Bundle {
+            for folder in ["rootfs/bin", "rootfs/www"] {
+                std::fs::create_dir_all(path.join(folder)).expect("made");
+            }
+            std::fs::copy(busybox().expect("checked"), path.join("rootfs/bin/busybox")).expect("copied");
+            std::fs::set_permissions(path.join("rootfs/bin/busybox"), PermissionsExt::from_mode(0o755)).expect("set");
+            let args = serde_json::json!(["/bin/busybox", "sh", "-c", script]);
+            let namespaces = ["pid", "mount", "network", "ipc", "uts"].map(|kind| serde_json::json!({"type": kind}));
+            let config = serde_json::json!({
+                "ociVersion": "1.0.2",
+                "process": {"user": {"uid": 1000, "gid": 1000}, "args": args, "env": ["PATH=/bin"], "cwd": "/"},
+                "root": {"path": "rootfs"},
+                "linux": {"namespaces": namespaces},
+            });
+            std::fs::write(path.join("config.json"), config.to_string()).expect("written");
+        } else {
+            std::fs::write(path.join("index.html"), script).expect("written");
+        }
+        let packed = Command::new("tar").arg("-C").arg(path).args(["-czf", "-", "."]).output().expect("tar runs");
+        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(packed.stdout))]);
+        let stored: BlobStored = self.client.upload(Method::POST, "/v1/blobs", body).await?;
+        let request = BuildRequest {
+            deployment: DeploymentId::parse(id).expect("an id"),
+            app: AppName::parse("test-app").expect("a name"),
+            user: UserId::parse("user").expect("an id"),
+            input: BuildInput { app_type, source: stored.digest },
+            env: BTreeMap::new(),
+            limits: BuildLimits::default(),
+        };
+        let path = format!("/v1/builds/{id}");
+        let _: BuildStatus = self.client.call(Method::PUT, &path, Some(&request)).await?;
+        let began = Instant::now();
+        loop {
+            match self.client.get(&path).await? {
+                BuildStatus::Done { image, .. } => return Ok(image),
+                BuildStatus::Failed { problem } => return Err(problem),
+                _ => assert!(began.elapsed() < LIMIT, "the build never ended"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn put(
+        &self,
+        id: &str,
+        epoch: u64,
+        image: &Digest,
+        workload: Workload,
+    ) -> Result<InstanceStatus, Problem> {
+        let spec = InstanceSpec {
+            id: InstanceId::parse(id).expect("an id"),
+            epoch: Epoch(epoch),
+            user: UserId::parse("user").expect("an id"),
+            app: AppName::parse("test-app").expect("a name"),
+            deployment: DeploymentId::parse("first").expect("an id"),
+            workload,
+            image: image.clone(),
+            env: BTreeMap::new(),
+            limits: Limits { memory: drowse_api::MemoryBytes::mib(64), ..Limits::default() },
+            boot: BootCheck { timeout_seconds: 10 },
+            on_boot_failure: OnBootFailure::Fail,
+        };
+        self.client.call(Method::PUT, &format!("/v1/instances/{id}"), Some(&spec)).await
+    }
+
+    pub async fn stop(&self, id: &str, epoch: u64) -> Result<InstanceStatus, Problem> {
+        let request = StopRequest { epoch: Epoch(epoch), grace_seconds: 10, reason: "told to".to_owned() };
+        self.client.call(Method::POST, &format!("/v1/instances/{id}/stop"), Some(&request)).await
+    }
+
+    pub async fn delete(&self, id: &str, epoch: u64) -> Result<(), Problem> {
+        self.client.call(Method::DELETE, &format!("/v1/instances/{id}?epoch={epoch}"), None::<&()>).await
+    }
+
+    /// Waits until the instance is as wanted.
+    pub async fn until(&self, id: &str, wanted: impl Fn(&InstanceStatus) -> bool) -> InstanceStatus {
+        let mut last = None;
+        let found = tokio::time::timeout(LIMIT, async {
+            let mut pictures = self.client.lines::<InstancesPicture>("/v1/instances/watch").await.expect("watches");
+            while let Some(picture) = pictures.next().await.expect("goes on") {
+                last = picture.instances.into_iter().find(|status| status.id.as_str() == id);
+                if last.as_ref().is_some_and(&wanted) {
+                    return;
+                }
+            }
+        });
+        let in_time = found.await.is_ok();
+        match last {
+            Some(status) if in_time && wanted(&status) => status,
+            other => panic!("{id} never came there: {other:?}\n{}", self.log()),
+        }
+    }
+
+    pub async fn until_ready(&self, id: &str) -> InstanceStatus {
+        self.until(id, |status| status.state.is_ready() || status.state.is_over()).await
+    }
+
+    /// The messages of the events so far.
+    pub async fn messages(&self) -> Vec<String> {
+        let mut lines = self.client.lines::<AgentEvent>("/v1/events").await.expect("follows");
+        let mut messages = Vec::new();
+        while let Ok(Ok(Some(event))) = tokio::time::timeout(Duration::from_millis(300), lines.next()).await {
+            messages.push(event.message);
+        }
+        messages
+    }
+
+    /// Names of everything of this agent on the host that is not a file of its own folders.
+    pub fn traces(&self) -> Vec<String> {
+        let config = std::fs::read_to_string(self.config()).expect("reads");
+        let value = |key: &str| {
+            let line = config.lines().find(|line| line.starts_with(key)).expect("is set");
+            line.split('"').nth(1).expect("a text").to_owned()
+        };
+        let (root, prefix, table) = (value("cgroup_root"), value("link_prefix"), value("table"));
+        let names = |folder: &str| -> Vec<String> {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| format!("{folder}/{}", entry.file_name().to_string_lossy())).collect()
+        };
+        let mut traces: Vec<String> = names("/sys/class/net");
+        traces.retain(|name| name.starts_with(&format!("/sys/class/net/{prefix}-")));
+        traces.extend(
+            names("/sys/fs/cgroup").iter().flat_map(|hierarchy| names(hierarchy)).filter(|name| name.ends_with(&root)),
+        );
+        let tables = Command::new("nft").args(["list", "tables"]).output().expect("nft runs");
+        let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+        traces.extend(tables.lines().filter(|line| line.ends_with(&format!(" {table}"))).map(ToOwned::to_owned));
+        traces
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let output = self.command(&["clean"]);
+        if !std::thread::panicking() {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(self.traces(), Vec::<String>::new());
+        }
+    }
+}
+
+/// The body of a GET of `/` at an instance's address.
+pub async fn visit(status: &InstanceStatus) -> String {
+    let address = status.address.expect("has an address").to_string();
+    let client = Client::tcp(&address, &address, None);
+    let body = client.download("/").await.unwrap_or_else(|problem| panic!("{problem}"));
+    let bytes = http_body_util::BodyExt::collect(body).await.expect("reads").to_bytes();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
