@@ -1,5 +1,7 @@
 //! Overlays and id-mapped mounts, tried in the data folder without mounting anything anywhere.
 
+#![allow(unsafe_code, reason = "the C library has no wrapper for mount_setattr")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
