@@ -9,7 +9,7 @@ use std::process::Command;
 use drowse_api::{Digest, MemoryBytes};
 
 use super::files::{finish, io_error};
-use super::run::run;
+use super::run::{require, run};
 use super::{NOTE_RECIPE, NOTE_SIZE, Recipe, StackError, apt, npm};
 use crate::overlay::IdRange;
 use crate::store::ImageStore;
@@ -68,7 +68,11 @@ fn debootstrap(recipe: &Recipe, work: &Path, root: &Path, line: &mut dyn FnMut(&
     let sources = work.join("debian.sources");
     let text = apt::sources(Path::new("/etc"), &recipe.suite)?;
     fs::write(&sources, text).map_err(|source| io_error("write", &sources, source))?;
-    let mut command = Command::new("mmdebstrap");
+    require("mmdebstrap", "mmdebstrap")?;
+    // It mounts /proc, /sys and /dev into the folder. In a mount namespace of its own they end with
+    // it, even if it is killed: whoever removes the folder then never reaches the host through them.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation=private", "--", "mmdebstrap"]);
     command.env("LC_ALL", "C").args(["--mode=root", "--format=directory"]);
     command.arg("--variant=essential").arg(format!("--include={}", recipe.packages.join(",")));
     // apt's own user could not reach the store's folder.
@@ -80,7 +84,7 @@ fn debootstrap(recipe: &Recipe, work: &Path, root: &Path, line: &mut dyn FnMut(&
         command.arg(format!("--customize-hook={hook}"));
     }
     command.arg(&recipe.suite).arg(root).arg(&sources);
-    run(command, "mmdebstrap", &mut |text| {
+    run(command, "util-linux", &mut |text| {
         if let Some(step) = text.strip_prefix("I: ") {
             line(step);
         }

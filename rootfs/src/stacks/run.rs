@@ -40,6 +40,15 @@ pub enum CommandError {
     },
 }
 
+/// Checks that a program is there, before a lot of work ends for lack of it.
+pub(super) fn require(program: &str, package: &'static str) -> Result<(), CommandError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|folder| folder.join(program).is_file()) {
+        return Ok(());
+    }
+    Err(CommandError::NotInstalled { program: program.to_owned(), package })
+}
+
 /// Runs `command` to its end. `line` sees each line of its standard error.
 pub(super) fn run(mut command: Command, package: &'static str, line: &mut dyn FnMut(&str)) -> Result<(), CommandError> {
     let program = command.get_program().to_string_lossy().into_owned();
@@ -66,4 +75,30 @@ pub(super) fn run(mut command: Command, package: &'static str, line: &mut dyn Fn
         return Ok(());
     }
     Err(CommandError::Failed { program, status, output: Vec::from(last).join("\n") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        assert!(require("sh", "dash").is_ok());
+        let error = require("no-such-program", "some-package").expect_err("missing").to_string();
+        assert_eq!(error, "no-such-program is not installed; install it with: apt install some-package");
+    }
+
+    #[test]
+    fn a_failing_program_shows_its_last_lines() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "for i in $(seq 100); do echo line $i >&2; done; exit 3"]);
+        let mut seen = 0;
+        let error = run(command, "dash", &mut |_| seen += 1).expect_err("failed").to_string();
+        assert_eq!(seen, 100);
+        assert!(
+            error.contains("exit status: 3") && error.contains("line 71\n") && error.ends_with("line 100"),
+            "{error}"
+        );
+        assert!(!error.contains("line 70\n"), "{error}");
+    }
 }
