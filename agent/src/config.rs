@@ -51,7 +51,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The agent's socket and those of the inits.
     pub run_dir: PathBuf,
-    /// The folder in every cgroup hierarchy that everything of this agent is in.
+    /// The folder in every cgroup hierarchy that everything of this agent is in, as a path below the
+    /// mount. Under systemd its parent is a unit with `Delegate=`, and the last folder is made here.
     pub cgroup_root: String,
     /// Addresses of instances.
     pub address_range: AddressRange,
@@ -165,8 +166,9 @@ impl Config {
                 format!("has {length} bytes; sockets under it need it to have at most {MAX_RUN_DIR}"),
             ));
         }
-        if !file.cgroup_root.starts_with("drowse") || !is_word(&file.cgroup_root, 40) {
-            return Err(value("cgroup_root", "must begin with \"drowse\" and hold only a-z, 0-9, - and _".to_owned()));
+        if !is_cgroup_root(&file.cgroup_root) {
+            let rule = "must begin with \"drowse\", and its folders hold only a-z, 0-9, -, _ and . after the first";
+            return Err(value("cgroup_root", rule.to_owned()));
         }
         if !is_word(&file.table, 31) {
             return Err(value("table", "must be a word of at most 31 of a-z, 0-9, - and _".to_owned()));
@@ -244,6 +246,12 @@ fn is_word(text: &str, longest: usize) -> bool {
         && text.as_bytes()[0].is_ascii_lowercase()
 }
 
+/// `drowse`, or a path as systemd names its units: `drowse.slice/drowse-apps.service/apps`.
+fn is_cgroup_root(text: &str) -> bool {
+    let is_folder = |folder: &str| folder.split('.').all(|part| is_word(part, 40));
+    text.starts_with("drowse") && text.len() <= 120 && text.split('/').all(is_folder)
+}
+
 fn own_folder() -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.parent()?.to_owned())
 }
@@ -275,6 +283,8 @@ mod tests {
             ("node = \"Node_1\"", "node"),
             ("run_dir = \"run\"", "run_dir"),
             ("cgroup_root = \"system\"", "cgroup_root"),
+            ("cgroup_root = \"drowse/../system.slice\"", "cgroup_root"),
+            ("cgroup_root = \"drowse/\"", "cgroup_root"),
             ("address_range = \"10.83.0.1/16\"", "address_range"),
             ("address_range = \"ten\"", "address_range"),
             ("link_prefix = \"toolong\"", "link_prefix"),
@@ -285,6 +295,7 @@ mod tests {
             let error = parse(text).expect_err(text);
             assert!(error.contains(key), "{text}: {error}");
         }
+        parse("cgroup_root = \"drowse.slice/drowse-apps.service/apps\"").expect("a delegated unit's folder");
         let long = format!("run_dir = \"/{}\"", "x".repeat(90));
         assert!(parse(&long).expect_err("too long").contains("run_dir"));
     }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use drowse_api::MemoryBytes;
 use drowse_api::agent::NodeInfo;
@@ -14,6 +15,7 @@ use drowse_launcher::Launcher;
 use drowse_rootfs::ImageStore;
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::addresses::Addresses;
 use crate::api::{self, Agent, Peers};
@@ -214,6 +216,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     let peers = Peers { control: config.control_uid, router: config.router_uid };
     let serving = api::serve(listener, api::router(agent), peers);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let _watchdog = AbortOnDropHandle::new(tokio::spawn(watchdog()));
 
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (mut terminate, mut interrupt) = match signals {
@@ -231,6 +234,17 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     tracing::info!("the agent ends; instances go on");
     drop(lock);
     Ok(())
+}
+
+/// Tells systemd that the runtime turns, for as long as it does: a daemon that stands still is as bad
+/// as a dead one, and systemd starts it anew.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = tokio::time::interval((limit / 3).max(Duration::from_millis(100)));
+    loop {
+        tick.tick().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
 }
 
 fn node_info(config: &Config, cgroups: &dyn cgroup::Cgroups, boot_id: String) -> NodeInfo {

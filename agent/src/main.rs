@@ -35,6 +35,8 @@ enum Command {
     },
     /// Examines the host and says what to do.
     Doctor,
+    /// Asks every app to end, and waits for up to 30 s: for a host that goes down, when no agent runs.
+    EndApps,
     /// Removes every instance, link, table and control group of this configuration; images stay.
     Clean,
 }
@@ -83,6 +85,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             }
         }
         Some(Command::Doctor) => return Ok(show_checks(&config)),
+        Some(Command::EndApps) => sweep::end_apps(&config, Duration::from_secs(30))?,
         Some(Command::Clean) => runtime()?.block_on(sweep::everything(&config))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -103,6 +103,38 @@ pub async fn everything(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
+/// SIGTERM to every process of every app, and up to `grace` for them to end; what then remains is left
+/// to who takes the host down. Blocking; no agent may run, or it would start the apps again.
+///
+/// # Errors
+/// If an agent runs, or the groups cannot be read.
+pub fn end_apps(config: &Config, grace: Duration) -> Result<(), StartError> {
+    let _lock = crate::daemon::lock(config)?;
+    let cgroups = crate::cgroup::detect(&config.cgroup_root)?;
+    let places = cgroups.list()?;
+    for place in &places {
+        for pid in cgroups.processes(place, Leaf::App)? {
+            // By descriptor: between the two looks the number may have become another process's.
+            let opened = rustix::process::Pid::from_raw(pid)
+                .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+            let Some(process) =
+                opened.filter(|_| cgroups.processes(place, Leaf::App).is_ok_and(|now| now.contains(&pid)))
+            else {
+                continue;
+            };
+            if let Err(error) = rustix::process::pidfd_send_signal(&process, rustix::process::Signal::TERM) {
+                tracing::debug!(%place, pid, "not told to end: {error}");
+            }
+        }
+    }
+    let deadline = Instant::now() + grace;
+    let lives = |place: &Place| cgroups.is_populated(place, Leaf::App).unwrap_or(false);
+    while places.iter().any(lives) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 /// Kills what is in a place and removes it; best effort, as the next start tries again.
 fn empty(cgroups: &dyn Cgroups, place: &Place) {
     let deadline = Instant::now() + Duration::from_secs(5);

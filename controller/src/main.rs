@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use drowse_controller::config::{Config, ConfigError};
 use drowse_controller::serve::{Controller, lock};
+use drowse_proxy::Router;
 use drowse_store::Store;
 use drowse_store::sqlite::Sqlite;
 use sd_notify::NotifyState;
@@ -87,14 +88,14 @@ async fn route(path: &Path) -> anyhow::Result<()> {
         .filter_map(|index| handed.take_tcp_listener(index).transpose())
         .collect::<Result<Vec<_>, _>>()
         .context("a listener that was handed over cannot be used")?;
+    let router = Router::start(router, open)?;
     tell_systemd(&[NotifyState::Ready]);
-    let shutdown = async {
-        if let Err(error) = told_to_end().await {
-            tracing::error!(%error, "signals cannot be waited for: the router ends");
-        }
-        tell_systemd(&[NotifyState::Stopping]);
-    };
-    drowse_proxy::run(router, open, shutdown).await?;
+    let watchdog = tokio::spawn(watchdog());
+    told_to_end().await?;
+    watchdog.abort();
+    tell_systemd(&[NotifyState::Stopping]);
+    // A panic in there has been logged by its own thread.
+    let _ = tokio::task::spawn_blocking(move || router.stop()).await;
     Ok(())
 }
 

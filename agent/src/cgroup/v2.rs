@@ -14,6 +14,7 @@ use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files, tree, unifi
 /// The tree of a version 2 host.
 #[derive(Debug)]
 pub struct V2 {
+    mount: PathBuf,
     root: PathBuf,
     // A std lock, held over a few calls to the kernel: a slice must not be removed as empty while
     // another place is made in it.
@@ -21,16 +22,36 @@ pub struct V2 {
 }
 
 impl V2 {
-    /// The tree at `mount/name`, made now.
+    /// The tree at `mount/name`, made now. `name` may be a path; only its last folder is made, since
+    /// those above belong to whoever delegated them.
     ///
     /// # Errors
     /// If it cannot be made, or the controllers cannot be enabled in it.
     pub fn open(mount: &Path, name: &str) -> Result<Self, CgroupError> {
-        let root = mount.join(name);
-        enable(mount, CONTROLLERS)?;
-        files::make(&root)?;
-        enable(&root, CONTROLLERS)?;
-        Ok(Self { root, shape: Mutex::new(()) })
+        let tree = Self { mount: mount.to_owned(), root: mount.join(name), shape: Mutex::new(()) };
+        tree.make_root()?;
+        Ok(tree)
+    }
+
+    /// Makes the root, and has every group from the mount down to it hand the controllers on.
+    fn make_root(&self) -> Result<(), CgroupError> {
+        let below = self.root.strip_prefix(&self.mount).unwrap_or(&self.root);
+        let mut group = self.mount.clone();
+        for folder in below {
+            enable(&group, CONTROLLERS)?;
+            group.push(folder);
+        }
+        files::make(&group)?;
+        enable(&group, CONTROLLERS)
+    }
+
+    /// Makes the folder of a slice. The unit that the root is in may have been started anew, which
+    /// takes the root away.
+    fn make_slice(&self, slice: &Path) -> Result<(), CgroupError> {
+        match files::if_there(files::make(slice))? {
+            Some(()) => Ok(()),
+            None => self.make_root().and_then(|()| files::make(slice)),
+        }
     }
 
     fn group(&self, place: &Place) -> PathBuf {
@@ -68,7 +89,7 @@ impl Cgroups for V2 {
     fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
         let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
         let slice = self.root.join(place.slice().folder());
-        files::make(&slice)?;
+        self.make_slice(&slice)?;
         enable(&slice, CONTROLLERS)?;
         let group = self.group(place);
         files::make(&group)?;

@@ -109,9 +109,8 @@ fn oversee(prepared: &Prepared, pid_inside: i32, pidfd: &OwnedFd, channel: &Chan
     }
     let pid = pid_of(pidfd).or_fail(Step::Report, "the new process")?;
     let start_time = start_time(pid).or_fail(Step::Report, "the new process")?;
-    if let Some(score) = prepared.oom_score {
-        shortfalls.extend(set_oom_score(pid, score));
-    }
+    // Otherwise the app would inherit the daemon's, and be spared where it should not be.
+    shortfalls.extend(set_oom_score(pid, prepared.oom_score.unwrap_or(0)));
     channel.pass(0, None).or_fail(Step::Report, "the new process")?;
     match channel.hear(deadline).or_fail(Step::Report, "the new process")? {
         Heard::Word(Word::Failed(failure)) => Err(failure),
