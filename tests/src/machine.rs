@@ -82,13 +82,26 @@ impl Process {
     /// The process that has this pid now, unless it is dead or a zombie.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
+        let (state, process) = Self::look(pid)?;
+        (!matches!(state.as_str(), "Z" | "X")).then_some(process)
+    }
+
+    /// A child that we have not waited for: it has its pid, even if it has ended already.
+    ///
+    /// # Panics
+    /// When it is no child of ours.
+    #[must_use]
+    pub fn of_child(child: &std::process::Child) -> Self {
+        let pid = i32::try_from(child.id()).expect("pids are positive");
+        Self::look(pid).expect("an unreaped child is in /proc").1
+    }
+
+    fn look(pid: i32) -> Option<(String, Self)> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name, in parentheses, may hold anything.
         let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
-        if matches!(fields.next()?, "Z" | "X") {
-            return None;
-        }
-        Some(Self { pid, start_time: fields.nth(18)?.parse().ok()? })
+        let state = fields.next()?.to_owned();
+        Some((state, Self { pid, start_time: fields.nth(18)?.parse().ok()? }))
     }
 
     /// Whether it still runs.

@@ -29,8 +29,11 @@ fn bundle(change: impl FnOnce(&mut Value)) -> App {
         "root": { "path": "rootfs" },
         "hostname": "bundle",
         "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
-        "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "network" }] }
+        "linux": { "namespaces": [] }
     });
+    for kind in ["pid", "mount", "network", "ipc", "uts"] {
+        config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": kind }));
+    }
     change(&mut config);
     App::empty(AppType::Bundle)
         .file("config.json", config.to_string())

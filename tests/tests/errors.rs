@@ -88,6 +88,9 @@ fn a_wrong_configuration_is_told_with_file_and_key() {
     needs_a_world!();
     let world = World::prepared(&Options { agent_lines: "nodde = \"x\"\n".to_owned(), ..Options::default() });
     is_clear(&world.agent_refuses(), &["agent.toml", "nodde"]);
+    // Cleaning up needs it to be right again.
+    let config = fs::read_to_string(world.names().agent_config()).expect("written");
+    fs::write(world.names().agent_config(), config.replace("nodde = \"x\"\n", "")).expect("written");
     let world = World::prepared(&Options { limits: "no_such_limit = 1".to_owned(), ..Options::default() });
     is_clear(&world.controller_refuses(), &["controller.toml", "no_such_limit"]);
     is_clear(&world.router_refuses(), &["controller.toml", "no_such_limit"]);
@@ -210,12 +213,12 @@ async fn a_full_disk_fails_the_deploy_alone_and_room_mends_it() {
     needs_a_world!();
     let images = drowse_tests::machine::stacks_dir().join("images");
     let needed: u64 = files_below(&images).iter().map(|(_, size)| size.next_multiple_of(4096)).sum();
-    let mib = u32::try_from((needed >> 20) + 96).expect("base images are small");
+    let mib = u32::try_from((needed >> 20) + 220).expect("base images are small");
     let world = World::with(Options { agent_disk: Some(mib), ..Options::default() }).await;
     world.deploy("page", &App::page("a page")).await;
     let filler = world.base().join("agent/filler");
     let big = App::page("big").file("random", noise(40 << 20));
-    fs::write(&filler, noise(60 << 20)).expect("it fits");
+    fs::write(&filler, noise(185 << 20)).expect("it fits");
     let told = world.drowse(&["deploy", &big.path().to_string_lossy(), "--name", "big"]).fails_with(6);
     is_clear(&told, &["disk"]);
     world.serves("page", "/", "a page").await;

@@ -69,7 +69,7 @@ impl Program {
             command.uid(uid).gid(gid);
         }
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {}: {e}", self.file.display()));
-        let process = Process::of(i32::try_from(child.id()).expect("pids are positive")).expect("it was just started");
+        let process = Process::of_child(&child);
         Daemon { child, process, log: self.log.clone() }
     }
 
