@@ -1,6 +1,6 @@
 //! How Drowse's own facts are written into an OCI image's configuration.
 
-/// Label with the app's type: `static`, `npm`, `python`, `docker` or `bundle`.
+/// Label with the app's type: `static`, `npm`, `python` or `bundle`.
 pub const LABEL_TYPE: &str = "dev.drowse.type";
 
 /// Label with the start command as a shell line, run by bash after `.profile`. Images without it

@@ -1,4 +1,4 @@
-//! What every container of ours gets (DESIGN: namespaces of its own, no capability, no new
+//! What every container of ours gets (namespaces of its own, no capability, no new
 //! privileges, masked and read-only paths), and how a third party's wishes are joined to it.
 
 use std::collections::{HashMap, HashSet};

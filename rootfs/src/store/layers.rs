@@ -60,9 +60,10 @@ impl ImageStore {
         std::os::unix::fs::PermissionsExt::set_mode(&mut plain, 0o755);
         fs::set_permissions(&root, plain).at("set the mode of", &root)?;
         std::os::unix::fs::chown(&root, Some(owner), Some(owner)).at("give away", &root)?;
-        rustix::fs::utimensat(CWD, &root, &epoch(), rustix::fs::AtFlags::empty()).at("date", &root)?;
         let stream = decompressed(archive, Limits::UPLOAD).map_err(ArchiveError::from)?;
         unpack::unpack(stream, &root, Policy::Upload { owner }, Limits::UPLOAD).map_err(StoreError::Archive)?;
+        // Unpacking dated it: the same upload must be the same layer, whenever it comes.
+        rustix::fs::utimensat(CWD, &root, &epoch(), rustix::fs::AtFlags::empty()).at("date", &root)?;
         let rules = Rules { prefix: prefix.trim_matches('/'), ids: IdRange::IDENTITY, keep: &|_| true };
         self.capture(&root, &rules)
     }

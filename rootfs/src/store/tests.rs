@@ -175,6 +175,8 @@ fn an_upload_becomes_a_layer_below_its_prefix() {
     for compressed in [bytes.clone(), zstd::encode_all(&bytes[..], 1).expect("compresses")] {
         let layer = store.layer_from_archive(file(folder.path(), &compressed), "/app", 1000).expect("a layer");
         let path = store.unpack_layers(&[layer]).expect("unpacks").remove(0);
+        let dated = fs::metadata(path.join("app")).expect("there").mtime();
+        assert_eq!(dated, 0, "the same upload is the same layer, whenever it comes");
         let mut names: Vec<_> = picture(&path).into_keys().collect();
         names.sort();
         assert_eq!(names, ["app", "app/app.py", "app/bin", "app/bin/run"].map(PathBuf::from));
