@@ -106,7 +106,9 @@ impl Life {
             State::Stopped { .. } | State::Failed { .. } | State::Backoff { .. } if same_app => launch(effects),
             // The old layers must leave the sandbox before the new ones can enter.
             State::Stopped { .. } | State::Failed { .. } | State::Backoff { .. } => clear(End::Start, effects),
-            State::Launching { .. } => State::Launching { then: if same_app { Then::Proceed } else { Then::Start } },
+            State::Launching { then: Then::Proceed } if same_app => State::Launching { then: Then::Proceed },
+            // What is being launched may be of an older spec than the one before this.
+            State::Launching { .. } => State::Launching { then: Then::Start },
             State::Booting { .. } | State::Ready { .. } if same_app => {
                 effects.push(Effect::Limit);
                 state

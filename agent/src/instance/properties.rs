@@ -45,12 +45,15 @@ struct Run {
     launched: i32,
     epoch: u64,
     image: u8,
+    /// The image of the newest launch.
+    launching: Option<drowse_api::Digest>,
 }
 
 impl Run {
     fn new(on_boot_failure: OnBootFailure) -> Self {
         let (life, effects) = Life::new(spec(1, on_boot_failure));
-        let mut run = Self { life, work: None, now: Timestamp::UNIX_EPOCH, launched: 0, epoch: 1, image: 7 };
+        let now = Timestamp::UNIX_EPOCH;
+        let mut run = Self { life, work: None, now, launched: 0, epoch: 1, image: 7, launching: None };
         run.take(effects);
         run
     }
@@ -59,6 +62,9 @@ impl Run {
         for effect in effects {
             if matches!(effect, Effect::Launch | Effect::Collect | Effect::Clear | Effect::Remove) {
                 assert_eq!(self.work, None, "two pieces of work at once in {:?}", self.life.state);
+                if effect == Effect::Launch {
+                    self.launching = Some(self.life.spec.image.clone());
+                }
                 self.work = Some(effect);
             }
         }
@@ -170,6 +176,18 @@ proptest! {
         run.step(Step::Delete);
         run.settle();
         prop_assert!(matches!(run.life.state, State::Removing), "{:?}", run.life.state);
+    }
+
+    #[test]
+    fn what_runs_in_the_end_is_of_the_newest_spec(policy in policy(), steps in prop::collection::vec(step(), 0..60)) {
+        let mut run = Run::new(policy);
+        for step in steps {
+            run.step(step);
+        }
+        run.settle();
+        if run.life.running().is_some() {
+            prop_assert_eq!(run.launching.as_ref(), Some(&run.life.spec.image));
+        }
     }
 
     #[test]
