@@ -137,15 +137,7 @@ pub fn before_threads(config: &Config) -> Result<Started, StartError> {
 /// What the network of this host's agent is set up with.
 #[must_use]
 pub fn network(config: &Config) -> Network {
-    Network::new(NetworkConfig {
-        range: config.address_range,
-        table: config.table.clone(),
-        link_prefix: config.link_prefix.clone(),
-        router_uid: config.router_uid,
-        control_uid: config.control_uid,
-        router_ports: config.router_ports.clone(),
-        resolvers: files::resolvers(&files::resolv_conf(config)),
-    })
+    Network::new(NetworkConfig::new(config, files::resolvers(&files::resolv_conf(config))))
 }
 
 /// The boot that is going on.

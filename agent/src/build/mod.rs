@@ -51,9 +51,14 @@ impl Builds {
     pub async fn open(node: Node, addresses: Arc<Addresses>) -> Self {
         let mut known = BTreeMap::new();
         for (id, status) in record::find(&home::builds(&node.config)) {
-            let build = Build::new(if is_final(&status) { status } else { broken_off() });
+            // One that has ended was cleaned up before its end was written down.
+            let build = if is_final(&status) {
+                Build::new(status)
+            } else {
+                clean(&node, &Home::build(&node.config, &id)).await;
+                Build::new(broken_off())
+            };
             build.over.cancel();
-            clean(&node, &Home::build(&node.config, &id)).await;
             known.insert(id, build);
         }
         Self { node, addresses, known: Mutex::new(known) }
