@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+#[cfg(feature = "client")]
 pub mod client;
 pub mod deployment;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod image;
 pub mod instance;
 pub mod platform;
 pub mod routing;
+#[cfg(feature = "client")]
 mod sink;
 pub mod units;
 
