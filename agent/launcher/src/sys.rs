@@ -139,10 +139,11 @@ pub(crate) fn placed(at: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(at) }
 }
 
-/// A copy of `descriptor` with a number of at least `lowest`, closed on exec.
-pub(crate) fn copy_above(descriptor: impl AsFd, lowest: RawFd) -> io::Result<OwnedFd> {
+/// A copy of `descriptor` with a number of at least `lowest`.
+pub(crate) fn copy_above(descriptor: impl AsFd, lowest: RawFd, close_on_exec: bool) -> io::Result<OwnedFd> {
+    let command = if close_on_exec { libc::F_DUPFD_CLOEXEC } else { libc::F_DUPFD };
     // SAFETY: makes a new descriptor.
-    let copy = check(unsafe { libc::fcntl(descriptor.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) }.into())?;
+    let copy = check(unsafe { libc::fcntl(descriptor.as_fd().as_raw_fd(), command, lowest) }.into())?;
     // SAFETY: it is new.
     Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
 }

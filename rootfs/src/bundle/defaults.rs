@@ -81,15 +81,18 @@ pub fn merged(input: &SpecInput, bundle: &Spec, allow: &AllowList) -> Result<Spe
     Ok(spec)
 }
 
-/// Paths that nobody inside can look into: runc's list, and two that leak the host's power and heat
-/// (CVE-2020-8694, CVE-2023-28840).
+/// Paths that nobody inside can look into: runc's list, two that leak the host's power and heat
+/// (CVE-2020-8694, GHSA-jq35-85cj-fj4p), one that tells the users of other tenants, and the kernel's
+/// addresses.
 #[must_use]
 pub fn masked_paths() -> Vec<String> {
     let fixed = [
         "/proc/acpi",
         "/proc/asound",
         "/proc/interrupts",
+        "/proc/kallsyms",
         "/proc/kcore",
+        "/proc/key-users",
         "/proc/keys",
         "/proc/latency_stats",
         "/proc/sched_debug",

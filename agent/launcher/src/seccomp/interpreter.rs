@@ -1,9 +1,9 @@
-//! Runs a filter as the kernel would, for the few instructions that ours have, and says what a rule
-//! means without looking at one.
+//! Runs a filter as the kernel would, for the few instructions that ours have, and says what a
+//! verdict means without looking at one.
 
 use libc::sock_filter;
 
-use super::table::Rule;
+use super::table::Verdict;
 
 /// What a filter is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -41,17 +41,17 @@ pub fn evaluate(filter: &[sock_filter], call: Call) -> u32 {
     }
 }
 
-/// What a rule means.
-pub fn expected(rule: Rule, argument: u64) -> u32 {
+/// What a verdict means.
+pub fn expected(verdict: Verdict, argument: u64) -> u32 {
     let allow_if = |holds: bool, errno: i32| {
         if holds { libc::SECCOMP_RET_ALLOW } else { libc::SECCOMP_RET_ERRNO | errno as u32 }
     };
     let low = argument as u32;
-    match rule {
-        Rule::Allow => libc::SECCOMP_RET_ALLOW,
-        Rule::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
-        Rule::CloneWithoutNamespaces => allow_if(low & 0x7e02_0000 == 0, libc::EPERM),
-        Rule::HarmlessPersonality => allow_if(matches!(low, 0 | 8 | 0x2_0000 | 0x2_0008 | 0xffff_ffff), libc::EPERM),
-        Rule::CommonFamilies => allow_if(matches!(low, 1 | 2 | 10 | 16), libc::EAFNOSUPPORT),
+    match verdict {
+        Verdict::Allow => libc::SECCOMP_RET_ALLOW,
+        Verdict::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
+        Verdict::CloneWithoutNamespaces => allow_if(low & 0x7e02_0000 == 0, libc::EPERM),
+        Verdict::HarmlessPersonality => allow_if(matches!(low, 0 | 8 | 0x2_0000 | 0x2_0008 | 0xffff_ffff), libc::EPERM),
+        Verdict::CommonFamilies => allow_if(matches!(low, 1 | 2 | 10 | 16), libc::EAFNOSUPPORT),
     }
 }

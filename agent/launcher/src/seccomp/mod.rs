@@ -15,5 +15,5 @@ use libc::sock_filter;
 /// The filter of [`crate::SeccompProfile::Default`].
 #[must_use]
 pub fn default_filter() -> Vec<sock_filter> {
-    tree::compile(&table::ranges(table::default_rule))
+    tree::compile(&table::ranges(table::default_verdict))
 }

@@ -2,9 +2,11 @@
 
 use std::os::raw::c_long;
 
+use crate::rules::Rule;
+
 /// What a system call is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
+pub enum Verdict {
     /// The kernel handles it.
     Allow,
     /// It fails with this errno.
@@ -22,8 +24,34 @@ pub enum Rule {
 /// can see, so that their libraries fall back on older ones; with EPERM they would fail.
 pub const NEWEST: u32 = 469;
 
-/// Neither exists as far as apps can see: `clone3` hides its flags in memory, where a filter cannot
-/// look, and io_uring is a second way into the kernel past all filters (and past CRIU).
+/// Refused by rules with names. `clone3` hides its flags in memory, where a filter cannot look, and
+/// io_uring is a second way into the kernel past all filters (and past CRIU): neither exists as far as
+/// apps can see, so that their libraries do without. The others fail with EPERM.
+#[rustfmt::skip]
+const REFUSED: &[(Rule, &[c_long])] = &[
+    (Rule::FilterMounts, &[
+        libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_fsopen,
+        libc::SYS_fsconfig, libc::SYS_fsmount, libc::SYS_fspick, libc::SYS_open_tree, libc::SYS_move_mount,
+        libc::SYS_mount_setattr, 457, 458, 467, // statmount, listmount, open_tree_attr
+    ]),
+    (Rule::FilterNamespaces, &[libc::SYS_unshare, libc::SYS_setns, libc::SYS_clone3]),
+    (Rule::FilterKeys, &[libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key]),
+    (Rule::FilterTracing, &[libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_userfaultfd]),
+    (Rule::FilterUring, &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register]),
+    (Rule::FilterHandles, &[libc::SYS_open_by_handle_at, libc::SYS_fanotify_init]),
+    (Rule::FilterPeeking, &[
+        libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_process_madvise, libc::SYS_move_pages,
+        libc::SYS_migrate_pages, libc::SYS_lookup_dcookie,
+    ]),
+    (Rule::FilterMachinery, &[
+        libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module, libc::SYS_kexec_load,
+        libc::SYS_kexec_file_load, libc::SYS_reboot, libc::SYS_swapon, libc::SYS_swapoff, libc::SYS_iopl,
+        libc::SYS_ioperm, libc::SYS_settimeofday, libc::SYS_clock_settime, libc::SYS_syslog, libc::SYS_acct,
+        libc::SYS_quotactl, libc::SYS_quotactl_fd, libc::SYS_vhangup, libc::SYS_sethostname,
+        libc::SYS_setdomainname,
+    ]),
+];
+/// Of these, the ones that do not exist.
 const UNSEEN: &[c_long] =
     &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
@@ -115,18 +143,23 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// The rule for a system call, by its number.
+/// The verdict on a system call, by its number.
 #[must_use]
-pub fn default_rule(number: u32) -> Rule {
+pub fn default_verdict(number: u32) -> Verdict {
     let call = c_long::from(number);
-    match call {
-        libc::SYS_clone => Rule::CloneWithoutNamespaces,
-        libc::SYS_personality => Rule::HarmlessPersonality,
-        libc::SYS_socket => Rule::CommonFamilies,
-        _ if UNSEEN.contains(&call) || !exists(number) => Rule::Errno(libc::ENOSYS as u16),
-        _ if ALLOWED.contains(&call) => Rule::Allow,
-        _ => Rule::Errno(libc::EPERM as u16),
-    }
+    let (rule, verdict) = match call {
+        _ if ALLOWED.contains(&call) => return Verdict::Allow,
+        libc::SYS_clone => (Rule::FilterNamespaces, Verdict::CloneWithoutNamespaces),
+        libc::SYS_personality => (Rule::FilterPersonality, Verdict::HarmlessPersonality),
+        libc::SYS_socket => (Rule::FilterFamilies, Verdict::CommonFamilies),
+        _ => {
+            let named = REFUSED.iter().find(|(_, calls)| calls.contains(&call)).map(|(rule, _)| *rule);
+            let is_unseen = UNSEEN.contains(&call) || !exists(number);
+            let errno = if is_unseen { libc::ENOSYS } else { libc::EPERM };
+            (named.unwrap_or(Rule::FilterRest), Verdict::Errno(errno as u16))
+        }
+    };
+    if rule.in_force() { verdict } else { Verdict::Allow }
 }
 
 /// Whether x86-64 has a call of this number; there is a gap where other machines have theirs.
@@ -134,15 +167,15 @@ fn exists(number: u32) -> bool {
     number <= 334 || (424..=NEWEST).contains(&number)
 }
 
-/// The first number of each run of calls with the same rule, from 0, ascending. The last run has no
+/// The first number of each run of calls with the same verdict, from 0, ascending. The last run has no
 /// end: numbers of the x32 machine, which have bit 30 set, are in it.
 #[must_use]
-pub fn ranges(rule: impl Fn(u32) -> Rule) -> Vec<(u32, Rule)> {
-    let mut ranges: Vec<(u32, Rule)> = Vec::new();
+pub fn ranges(verdict: impl Fn(u32) -> Verdict) -> Vec<(u32, Verdict)> {
+    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
     for number in 0..=NEWEST + 1 {
-        let rule = rule(number);
-        if ranges.last().is_none_or(|(_, last)| *last != rule) {
-            ranges.push((number, rule));
+        let verdict = verdict(number);
+        if ranges.last().is_none_or(|(_, last)| *last != verdict) {
+            ranges.push((number, verdict));
         }
     }
     ranges
@@ -167,17 +200,17 @@ mod tests {
             libc::SYS_move_pages, libc::SYS_vhangup, 457, 458, 467,
         ];
         for call in refused {
-            assert_eq!(default_rule(call as u32), Rule::Errno(libc::EPERM as u16), "{call}");
+            assert_eq!(default_verdict(call as u32), Verdict::Errno(libc::EPERM as u16), "{call}");
         }
         for call in UNSEEN {
-            assert_eq!(default_rule(*call as u32), Rule::Errno(libc::ENOSYS as u16), "{call}");
+            assert_eq!(default_verdict(*call as u32), Verdict::Errno(libc::ENOSYS as u16), "{call}");
         }
     }
 
     #[test]
     fn no_call_is_listed_twice() {
         let mut seen = std::collections::HashSet::new();
-        for call in ALLOWED.iter().chain(UNSEEN) {
+        for call in ALLOWED.iter().chain(REFUSED.iter().flat_map(|(_, calls)| *calls)) {
             assert!(seen.insert(call), "{call}");
         }
     }

@@ -2,7 +2,8 @@
 
 use libc::sock_filter;
 
-use super::table::Rule;
+use super::table::Verdict;
+use crate::rules::Rule;
 
 /// `AUDIT_ARCH_X86_64`: machine 62, 64 bits, little endian.
 const ARCHITECTURE: u32 = 0xc000_003e;
@@ -37,23 +38,20 @@ const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 /// A filter that answers each call by the range it is in. `ranges` are ascending and begin with 0.
 /// A call of another machine's table (32 bits) ends the process.
 #[must_use]
-pub fn compile(ranges: &[(u32, Rule)]) -> Vec<sock_filter> {
-    let mut program = vec![
-        plain(LOAD, MACHINE),
-        branch(IF_EQUAL, ARCHITECTURE, 1, 0),
-        plain(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
-        plain(LOAD, NUMBER),
-    ];
+pub fn compile(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
+    let foreign = if Rule::FilterMachine.in_force() { libc::SECCOMP_RET_KILL_PROCESS } else { libc::SECCOMP_RET_ALLOW };
+    let mut program =
+        vec![plain(LOAD, MACHINE), branch(IF_EQUAL, ARCHITECTURE, 1, 0), plain(RETURN, foreign), plain(LOAD, NUMBER)];
     program.extend(tree(ranges));
     program
 }
 
 /// All jumps are relative and forward, so trees can be put behind one another as they are.
-fn tree(ranges: &[(u32, Rule)]) -> Vec<sock_filter> {
+fn tree(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
     let (low, high) = ranges.split_at(ranges.len() / 2);
-    let Some((first_high, rule)) = high.first() else { return answer(Rule::Errno(libc::EPERM as u16)) };
+    let Some((first_high, verdict)) = high.first() else { return answer(Verdict::Errno(libc::EPERM as u16)) };
     if low.is_empty() {
-        return answer(*rule);
+        return answer(*verdict);
     }
     let low = tree(low);
     let mut program = match u8::try_from(low.len()) {
@@ -66,17 +64,17 @@ fn tree(ranges: &[(u32, Rule)]) -> Vec<sock_filter> {
     program
 }
 
-fn answer(rule: Rule) -> Vec<sock_filter> {
+fn answer(verdict: Verdict) -> Vec<sock_filter> {
     let allow = plain(RETURN, libc::SECCOMP_RET_ALLOW);
     let refuse = |errno: i32| plain(RETURN, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned());
-    match rule {
-        Rule::Allow => vec![allow],
-        Rule::Errno(errno) => vec![refuse(errno.into())],
-        Rule::CloneWithoutNamespaces => {
+    match verdict {
+        Verdict::Allow => vec![allow],
+        Verdict::Errno(errno) => vec![refuse(errno.into())],
+        Verdict::CloneWithoutNamespaces => {
             vec![plain(LOAD, FIRST_ARGUMENT), branch(IF_ANY_BIT, NAMESPACES, 0, 1), refuse(libc::EPERM), allow]
         }
-        Rule::HarmlessPersonality => one_of(PERSONALITIES.into_iter().chain([ASK_PERSONALITY]), libc::EPERM),
-        Rule::CommonFamilies => one_of(FAMILIES.map(i32::cast_unsigned).into_iter(), libc::EAFNOSUPPORT),
+        Verdict::HarmlessPersonality => one_of(PERSONALITIES.into_iter().chain([ASK_PERSONALITY]), libc::EPERM),
+        Verdict::CommonFamilies => one_of(FAMILIES.map(i32::cast_unsigned).into_iter(), libc::EAFNOSUPPORT),
     }
 }
 
@@ -104,7 +102,7 @@ fn branch(code: u32, value: u32, if_true: u8, if_false: u8) -> sock_filter {
 #[cfg(test)]
 mod tests {
     use super::super::interpreter::{Call, evaluate, expected};
-    use super::super::table::{NEWEST, default_rule, ranges};
+    use super::super::table::{NEWEST, default_verdict, ranges};
     use super::*;
     use proptest::prelude::*;
 
@@ -114,7 +112,7 @@ mod tests {
         for number in 0..1024 {
             for argument in [0, 2, 40, 0x8, 0x3d0f00, u64::from(NAMESPACES), 0x1_0000_0002] {
                 let call = Call { number, machine: ARCHITECTURE, argument };
-                assert_eq!(evaluate(&filter, call), expected(default_rule(number), argument), "{call:x?}");
+                assert_eq!(evaluate(&filter, call), expected(default_verdict(number), argument), "{call:x?}");
             }
         }
     }
@@ -134,27 +132,27 @@ mod tests {
         assert!(filter.len() < 400, "{} instructions", filter.len());
     }
 
-    fn rules() -> impl Strategy<Value = Rule> {
+    fn verdicts() -> impl Strategy<Value = Verdict> {
         prop_oneof![
-            Just(Rule::Allow),
-            (1..200u16).prop_map(Rule::Errno),
-            Just(Rule::CloneWithoutNamespaces),
-            Just(Rule::HarmlessPersonality),
-            Just(Rule::CommonFamilies),
+            Just(Verdict::Allow),
+            (1..200u16).prop_map(Verdict::Errno),
+            Just(Verdict::CloneWithoutNamespaces),
+            Just(Verdict::HarmlessPersonality),
+            Just(Verdict::CommonFamilies),
         ]
     }
 
     proptest! {
         #[test]
         fn any_table_is_compiled_to_what_it_says(
-            table in proptest::collection::vec(rules(), NEWEST as usize + 2),
+            table in proptest::collection::vec(verdicts(), NEWEST as usize + 2),
             calls in proptest::collection::vec((0..NEWEST + 100, any::<u64>()), 100),
         ) {
-            let rule = |number: u32| table[(number as usize).min(table.len() - 1)];
-            let filter = compile(&ranges(rule));
+            let verdict = |number: u32| table[(number as usize).min(table.len() - 1)];
+            let filter = compile(&ranges(verdict));
             for (number, argument) in calls {
                 let call = Call { number, machine: ARCHITECTURE, argument };
-                prop_assert_eq!(evaluate(&filter, call), expected(rule(number), argument));
+                prop_assert_eq!(evaluate(&filter, call), expected(verdict(number), argument));
             }
         }
     }

@@ -18,6 +18,7 @@ use super::process::Given;
 use super::{devices, inside};
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::{ProcessRequest, SeccompProfile};
+use crate::rules::Rule;
 use crate::seccomp;
 use crate::sys::{self, Strings};
 
@@ -51,7 +52,8 @@ impl Prepared {
         }
         let user = process.user();
         let additional = user.additional_gids().clone().unwrap_or_default();
-        for id in [user.uid(), user.gid()].into_iter().chain(additional.iter().copied()) {
+        let ids = [user.uid(), user.gid()].into_iter().chain(additional.iter().copied());
+        for id in ids.filter(|_| Rule::UserInRange.in_force()) {
             if id == 0 {
                 return Err(refused("process.user", "it would be the host's root"));
             }
@@ -146,7 +148,9 @@ fn refused(field: &str, why: impl Into<String>) -> Failure {
 /// Everything between the fork and the app.
 pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) -> Result<Infallible, Failure> {
     inside::enter_cgroups(&given.cgroups)?;
-    rustix::process::setsid().or_fail(Step::Session, "the process")?;
+    if Rule::OwnSession.in_force() {
+        rustix::process::setsid().or_fail(Step::Session, "the process")?;
+    }
     set_limits(prepared, channel)?;
     let null;
     let stdin = match &given.stdin {
@@ -160,8 +164,13 @@ pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) 
     for stream in [stdin, &given.stdout, &given.stderr] {
         hand_over(stream, prepared)?;
     }
+    if !Rule::WorkingFolderInside.in_force() {
+        rustix::process::chdir(&prepared.working_folder).or_fail(Step::WorkingFolder, &prepared.working_folder)?;
+    }
     become_user(prepared)?;
-    enter_folder(&prepared.working_folder)?;
+    if Rule::WorkingFolderInside.in_force() {
+        enter_folder(&prepared.working_folder)?;
+    }
     rustix::process::umask(Mode::from_raw_mode(prepared.umask & 0o777));
     sys::reset_signals();
     inside::arrange(&[
@@ -181,8 +190,13 @@ pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) 
 }
 
 fn finish(prepared: &Prepared, report: impl AsFd + Copy) -> Result<Infallible, Failure> {
-    rustix::thread::set_no_new_privs(true).or_fail(Step::NoNewPrivileges, "the process")?;
-    sys::load_filter(&prepared.filter).or_fail(Step::Seccomp, "the process")?;
+    // The kernel takes a filter only from those who can gain nothing by an exec.
+    if Rule::NoNewPrivileges.in_force() {
+        rustix::thread::set_no_new_privs(true).or_fail(Step::NoNewPrivileges, "the process")?;
+        if Rule::Filter.in_force() {
+            sys::load_filter(&prepared.filter).or_fail(Step::Seccomp, "the process")?;
+        }
+    }
     channel::say(report, &Word::Ready);
     channel::await_leave(report).or_fail(Step::Report, "the process")?;
     execute(prepared)
@@ -220,7 +234,7 @@ fn hand_over(stream: &OwnedFd, prepared: &Prepared) -> Result<(), Failure> {
 
 /// A hard limit above the host's is cut to it where the right to raise it is missing.
 fn set_limits(prepared: &Prepared, channel: &Channel) -> Result<(), Failure> {
-    for (name, number, limit) in &prepared.limits {
+    for (name, number, limit) in prepared.limits.iter().filter(|_| Rule::ResourceLimits.in_force()) {
         match sys::set_limit(*number, limit.soft(), limit.hard()) {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                 let most = sys::hard_limit(*number).or_fail(Step::ResourceLimit, name)?;
@@ -237,7 +251,12 @@ fn set_limits(prepared: &Prepared, channel: &Channel) -> Result<(), Failure> {
 fn become_user(prepared: &Prepared) -> Result<(), Failure> {
     let name = prepared.uid.to_string();
     prepared.capabilities.limit_bounding()?;
-    setgroups(&prepared.groups).or_fail(Step::Identity, &name)?;
+    if Rule::AppGroups.in_force() {
+        setgroups(&prepared.groups).or_fail(Step::Identity, &name)?;
+    }
+    if !Rule::AppUser.in_force() {
+        return prepared.capabilities.apply();
+    }
     let gid = Gid::from_raw(prepared.gid);
     setresgid(gid, gid, gid).or_fail(Step::Identity, &name)?;
     // What may be kept is cut to what was asked for right after.

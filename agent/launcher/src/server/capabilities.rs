@@ -6,6 +6,7 @@ use caps::CapSet;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 
 use crate::failure::{Failure, OrFail, Step};
+use crate::rules::Rule;
 use crate::sys::{self, ThreadCapabilities};
 
 /// The sets as masks. By default all are empty.
@@ -21,14 +22,32 @@ pub(super) struct Sets {
 impl Sets {
     /// The sets that an OCI process asks for; nothing asked is nothing given.
     pub(super) fn asked(asked: Option<&LinuxCapabilities>) -> Self {
-        let Some(asked) = asked else { return Self::default() };
-        Self {
+        let Some(asked) = asked else { return Self::default().by_rules() };
+        let sets = Self {
             bounding: mask(asked.bounding().as_ref()),
             effective: mask(asked.effective().as_ref()),
             permitted: mask(asked.permitted().as_ref()),
             inheritable: mask(asked.inheritable().as_ref()),
             ambient: mask(asked.ambient().as_ref()),
+        };
+        sets.by_rules()
+    }
+
+    /// What a launcher would hand on that did not empty a set: what it has itself. A capability is
+    /// inheritable only from the bounding set, and ambient only if permitted and inheritable.
+    fn by_rules(mut self) -> Self {
+        let all = || collect(|capability| sys::is_bounding(capability) == Some(true));
+        if !Rule::CapabilitiesAmbient.in_force() {
+            let all = all();
+            self = Self { bounding: all, effective: all, permitted: all, inheritable: all, ambient: all };
         }
+        if !Rule::CapabilitiesInheritable.in_force() {
+            self = Self { bounding: all(), inheritable: all(), permitted: all(), ..self };
+        }
+        if !Rule::CapabilitiesBounding.in_force() {
+            self.bounding = all();
+        }
+        self
     }
 
     /// Takes everything out of the bounding set that is not wanted there. Must happen while this
@@ -60,6 +79,9 @@ impl Sets {
 
     /// Reads back by our own calls, and by those of a library that shares no code with them.
     fn verify(&self) -> Result<(), Failure> {
+        if !Rule::CapabilitiesReadBack.in_force() {
+            return Ok(());
+        }
         let sets = sys::capabilities().or_fail(Step::Capabilities, "the process")?;
         let found = Self {
             bounding: collect(|capability| sys::is_bounding(capability) == Some(true)),

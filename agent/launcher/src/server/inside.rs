@@ -20,6 +20,7 @@ use super::root::{Root, Shape, shape_of};
 use super::sandbox::Blueprint;
 use super::{devices, mask, overlay};
 use crate::failure::{Failure, OrFail, Step};
+use crate::rules::Rule;
 use crate::sys::{self, MountChange, Strings, change_mount};
 
 /// Where init finds its descriptors; see its own documentation.
@@ -64,16 +65,22 @@ pub(super) fn become_init(blueprint: &Blueprint<'_>, channel: &Channel) -> Resul
 
 /// Attaches this process to cgroups by their open `cgroup.procs`, then makes them its root.
 pub(super) fn enter_cgroups(cgroups: &[OwnedFd]) -> Result<(), Failure> {
-    for procs in cgroups {
+    for procs in cgroups.iter().filter(|_| Rule::OwnCgroup.in_force()) {
         rustix::io::write(procs, b"0").map_err(|error| {
             let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(procs)));
             Failure::os(Step::AttachCgroup, path.unwrap_or_default(), error)
         })?;
     }
+    if !Rule::NamespaceCgroup.in_force() {
+        return Ok(());
+    }
     sys::unshare(libc::CLONE_NEWCGROUP).or_fail(Step::CgroupNamespace, "the process")
 }
 
 fn make_private() -> Result<(), Failure> {
+    if !Rule::PrivateMounts.in_force() {
+        return Ok(());
+    }
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .or_fail(Step::Propagation, "/")?;
     let change = MountChange { make_private: true, recursive: true, ..MountChange::default() };
@@ -89,13 +96,14 @@ fn make_root(blueprint: &Blueprint<'_>) -> Result<Root, Failure> {
     let files = open_files(blueprint)?;
     let binds = open_binds(blueprint)?;
     let root = Root::new(parts.mount()?, ids);
-    let proc = mounts::new_mount("proc", &[], mounts::DATA)?;
+    let proc = mounts::new_mount("proc", &[], mounts::data())?;
     attach(proc, root.own_folder("proc")?).or_fail(Step::Mount, "/proc")?;
-    let sys = mounts::new_mount("sysfs", &[], mounts::READ_ONLY)?;
+    let read_only = mounts::by(Rule::SysReadOnly, MountAttrFlags::MOUNT_ATTR_RDONLY);
+    let sys = mounts::new_mount("sysfs", &[], mounts::data() | read_only)?;
     attach(sys, root.own_folder("sys")?).or_fail(Step::Mount, "/sys")?;
     devices::mount(&root.own_folder("dev")?, ids, &blueprint.plan.shm)?;
     for tmpfs in &blueprint.plan.tmpfs {
-        let mut attributes = mounts::PLAIN;
+        let mut attributes = mounts::plain();
         attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, tmpfs.is_read_only);
         attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !tmpfs.may_execute);
         let mut settings = vec!["mode=1777"];
@@ -122,7 +130,8 @@ fn open_files(blueprint: &Blueprint<'_>) -> Result<Vec<Source>, Failure> {
         if shape_of(&mount).or_fail(Step::Inject, path)? != Shape::File {
             return Err(Failure::refused(Step::Inject, path, "it is a folder"));
         }
-        let change = MountChange { set: mounts::READ_ONLY.bits().into(), ..MountChange::default() };
+        let read_only = mounts::by(Rule::InjectedReadOnly, MountAttrFlags::MOUNT_ATTR_RDONLY);
+        let change = MountChange { set: (mounts::data() | read_only).bits().into(), ..MountChange::default() };
         change_mount(&mount, &change).or_fail(Step::Inject, path)?;
         Ok(Source { mount, shape: Shape::File })
     };
@@ -133,7 +142,7 @@ fn open_binds(blueprint: &Blueprint<'_>) -> Result<Vec<Source>, Failure> {
     let mut sources = Vec::new();
     for bind in &blueprint.request.binds {
         let mount = mounts::copy_of_path(&bind.source, false).or_fail(Step::Bind, &bind.source)?;
-        let mut attributes = mounts::PLAIN;
+        let mut attributes = mounts::plain();
         attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, bind.read_only);
         let change = MountChange {
             set: attributes.bits().into(),
@@ -149,7 +158,7 @@ fn open_binds(blueprint: &Blueprint<'_>) -> Result<Vec<Source>, Failure> {
 
 /// Through a proc of our own that nothing is mounted over: writes reach what they name.
 fn set_parameters(blueprint: &Blueprint<'_>) -> Result<(), Failure> {
-    let proc = mounts::new_mount("proc", &[], mounts::DATA)?;
+    let proc = mounts::new_mount("proc", &[], mounts::data())?;
     for (name, value, is_needed) in PARAMETERS {
         match set_parameter(&proc, Path::new(name), value) {
             Err(error) if is_needed || error.kind() != io::ErrorKind::NotFound => {
@@ -202,7 +211,9 @@ fn change_root(root: &Root) -> Result<(), Failure> {
     fchdir(root.folder()).or_fail(Step::PivotRoot, "the new one")?;
     pivot_root(".", ".").or_fail(Step::PivotRoot, "the new one")?;
     // The old root lies on top of the new one now.
-    unmount(".", UnmountFlags::DETACH).or_fail(Step::PivotRoot, "the new one without the old")?;
+    if Rule::OldRootGone.in_force() {
+        unmount(".", UnmountFlags::DETACH).or_fail(Step::PivotRoot, "the new one without the old")?;
+    }
     rustix::process::chdir("/").or_fail(Step::PivotRoot, "the new one")
 }
 
@@ -215,11 +226,20 @@ fn give_up_privileges(blueprint: &Blueprint<'_>) -> Result<(), Failure> {
         return Err(Failure::refused(Step::Identity, "init", "its id would be the host's root"));
     }
     let nothing = Sets::default();
-    nothing.limit_bounding()?;
-    setgroups(&[]).or_fail(Step::Identity, "init")?;
-    setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id)).or_fail(Step::Identity, "init")?;
-    setresuid(Uid::from_raw(id), Uid::from_raw(id), Uid::from_raw(id)).or_fail(Step::Identity, "init")?;
-    nothing.apply()?;
+    if Rule::InitCapabilities.in_force() {
+        nothing.limit_bounding()?;
+    }
+    if Rule::InitUser.in_force() {
+        setgroups(&[]).or_fail(Step::Identity, "init")?;
+        setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id)).or_fail(Step::Identity, "init")?;
+        setresuid(Uid::from_raw(id), Uid::from_raw(id), Uid::from_raw(id)).or_fail(Step::Identity, "init")?;
+    }
+    if Rule::InitCapabilities.in_force() {
+        nothing.apply()?;
+    }
+    if !Rule::InitFilter.in_force() {
+        return Ok(());
+    }
     rustix::thread::set_no_new_privs(true).or_fail(Step::NoNewPrivileges, "init")?;
     sys::load_filter(&blueprint.filter).or_fail(Step::Seccomp, "init")
 }
@@ -255,13 +275,15 @@ fn number(number: u64) -> CString {
     CString::new(number.to_string()).unwrap_or_default()
 }
 
-/// Puts descriptors under the numbers that the next program expects and closes everything else.
+/// Puts descriptors under the numbers that the next program expects and closes everything else;
+/// twice, by the call and as each of them is closed on exec.
 /// All this process's descriptors have other numbers afterwards.
 pub(super) fn arrange(wanted: &[(&OwnedFd, i32, bool)]) -> Result<(), Failure> {
     let above = wanted.iter().map(|(_, number, _)| number + 1).max().unwrap_or(0);
     let mut copies = Vec::new();
+    let closes = Rule::DescriptorsClosed.in_force();
     for (descriptor, number, close_on_exec) in wanted {
-        let copy = sys::copy_above(descriptor, above).or_fail(Step::Descriptors, "the program")?;
+        let copy = sys::copy_above(descriptor, above, closes).or_fail(Step::Descriptors, "the program")?;
         copies.push((copy, *number, *close_on_exec));
     }
     for (copy, number, close_on_exec) in &copies {
@@ -269,5 +291,8 @@ pub(super) fn arrange(wanted: &[(&OwnedFd, i32, bool)]) -> Result<(), Failure> {
     }
     // The copies are closed by the call, not by their owners.
     copies.into_iter().for_each(std::mem::forget);
+    if !closes {
+        return Ok(());
+    }
     sys::close_from(above).or_fail(Step::Descriptors, "the program")
 }

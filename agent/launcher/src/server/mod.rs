@@ -18,6 +18,7 @@ mod spec;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -25,8 +26,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use tracing_subscriber::EnvFilter;
 
-use crate::failure::{Failure, Step};
+use crate::failure::{Failure, OrFail, Step};
+use crate::rules::Rule;
 use crate::sys::{self, Cloned};
 use crate::wire::{self, Answer, Done, Kind};
 
@@ -52,6 +55,30 @@ struct Running {
     killed: bool,
     /// A copy of the builder's, to answer for it if it cannot.
     answer: OwnedFd,
+}
+
+/// The launcher's program: serves the socket that is its standard input, and logs to stderr.
+#[must_use]
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::try_from_env("DROWSE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .init();
+    let socket: OwnedFd = match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!("standard input cannot be used: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::error!("{error}: {cause}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Serves requests until the agent's end of `socket` is closed.
@@ -140,12 +167,16 @@ impl Server {
     }
 
     fn greet(&mut self, init: Option<OwnedFd>, answer: &OwnedFd) {
-        match init {
-            Some(init) if wire::is_sealed(&init) => {
+        let kept = match init {
+            Some(init) => keep_init(init),
+            None => Err(Failure::refused(Step::Request, "the program of init", "it is missing")),
+        };
+        match kept {
+            Ok(init) => {
                 self.init = Some(init);
                 reply(answer, &Answer::Done(Done::default()));
             }
-            _ => reply_failure(answer, Failure::refused(Step::Request, "the program of init", "it is not sealed")),
+            Err(failure) => reply_failure(answer, failure),
         }
     }
 
@@ -189,6 +220,15 @@ impl Server {
             builder.killed = true;
         }
     }
+}
+
+/// A sealed copy in memory: no file of the host is executed in a sandbox, where what is executed can
+/// be opened by way of /proc.
+fn keep_init(program: OwnedFd) -> Result<OwnedFd, Failure> {
+    if !Rule::InitFromMemory.in_force() {
+        return Ok(program);
+    }
+    wire::sealed("drowse-init", &mut std::fs::File::from(program), true).or_fail(Step::Request, "the program of init")
 }
 
 /// Kills a child that was not reaped yet, so that its pid is nobody else's.

@@ -11,13 +11,27 @@ use rustix::mount::{
 };
 
 use crate::failure::{Failure, OrFail, Step};
+use crate::rules::Rule;
 
-/// What no file system inside a sandbox needs.
-pub(super) const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+/// These flags, if the rule that wants them is in force.
+pub(super) fn by(rule: Rule, flags: MountAttrFlags) -> MountAttrFlags {
+    if rule.in_force() { flags } else { MountAttrFlags::empty() }
+}
+
+/// What no file system inside a sandbox needs: setuid programs and devices.
+pub(super) fn plain() -> MountAttrFlags {
+    by(Rule::MountsNosuid, MountAttrFlags::MOUNT_ATTR_NOSUID) | by(Rule::MountsNodev, MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
 /// Neither programs.
-pub(super) const DATA: MountAttrFlags = PLAIN.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+pub(super) fn data() -> MountAttrFlags {
+    plain() | by(Rule::MountsNoexec, MountAttrFlags::MOUNT_ATTR_NOEXEC)
+}
+
 /// Nor changes.
-pub(super) const READ_ONLY: MountAttrFlags = DATA.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+pub(super) fn read_only() -> MountAttrFlags {
+    data() | MountAttrFlags::MOUNT_ATTR_RDONLY
+}
 
 /// A new file system that is mounted nowhere yet. A setting without a `=` is a flag.
 pub(super) fn new_mount(kind: &str, settings: &[&str], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {

@@ -17,6 +17,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_str
 use super::idmap::IdMaps;
 use super::mounts;
 use crate::failure::{Failure, OrFail, Step};
+use crate::rules::Rule;
 use crate::sys::{MountChange, change_mount};
 
 /// Where layers are attached while the overlay is made: kernels before 6.15 take only layers that
@@ -42,8 +43,8 @@ impl Parts {
         for layer in &plan.lowers {
             let copy = mounts::copy_of_path(layer, false).or_fail(Step::OpenLayer, layer)?;
             let change = MountChange {
-                set: u64::from(mounts::READ_ONLY.difference(rustix::mount::MountAttrFlags::MOUNT_ATTR_NOEXEC).bits()),
-                id_map: maps.get(plan.ids),
+                set: u64::from(mounts::read_only().difference(rustix::mount::MountAttrFlags::MOUNT_ATTR_NOEXEC).bits()),
+                id_map: maps.get(plan.ids).filter(|_| Rule::IdsMapped.in_force()),
                 ..MountChange::default()
             };
             change_mount(&copy, &change).or_fail(Step::IdMap, layer)?;
@@ -60,7 +61,7 @@ impl Parts {
 
     /// Makes the overlay and attaches it on the stage; the root, open.
     pub(super) fn mount(&self) -> Result<OwnedFd, Failure> {
-        let stage = mounts::new_mount("tmpfs", &["mode=700"], mounts::DATA)?;
+        let stage = mounts::new_mount("tmpfs", &["mode=700"], mounts::data())?;
         let below = File::open(STAGE).or_fail(Step::Overlay, STAGE)?;
         mounts::attach(&stage, &below).or_fail(Step::Overlay, STAGE)?;
         let mut names = Vec::new();
@@ -101,7 +102,7 @@ impl Parts {
         }
         fsconfig_create(context.as_fd()).or_fail(Step::Overlay, format!("/{}", mounts::said(&context)))?;
         let mount =
-            fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, mounts::PLAIN).or_fail(Step::Overlay, "/")?;
+            fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, mounts::plain()).or_fail(Step::Overlay, "/")?;
         mounts::attach(&mount, target).or_fail(Step::Overlay, "/")?;
         Ok(mount)
     }
@@ -110,7 +111,9 @@ impl Parts {
         let target = format!("{STAGE}/root");
         let settings = SETTINGS.map(|(key, value)| format!("{key}={value}")).join(",");
         let data = format!("lowerdir={},upperdir={upper},workdir={work},{settings}", names.join(":"));
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let mut flags = MsFlags::empty();
+        flags.set(MsFlags::MS_NOSUID, Rule::MountsNosuid.in_force());
+        flags.set(MsFlags::MS_NODEV, Rule::MountsNodev.in_force());
         nix::mount::mount(Some("overlay"), target.as_str(), Some("overlay"), flags, Some(data.as_str()))
             .or_fail(Step::Overlay, "/")?;
         let opened = rustix::fs::open(&target, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());

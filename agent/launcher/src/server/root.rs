@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, openat
 use rustix::io::Errno;
 
 use crate::failure::{Failure, OrFail, Step};
+use crate::rules::Rule;
 
 /// The root of a sandbox, open.
 pub(super) struct Root {
@@ -51,6 +52,9 @@ impl Root {
     /// A folder directly below the root for one of our own file systems, which is made if it is
     /// missing. A link there is refused: proc and the like are never mounted by way of one.
     pub(super) fn own_folder(&self, name: &str) -> Result<OwnedFd, Failure> {
+        if !Rule::OwnFoldersNotLinks.in_force() {
+            return self.folder_at(&Path::new("/").join(name));
+        }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let shown = Path::new("/").join(name);
@@ -127,6 +131,12 @@ impl Root {
     }
 
     fn open(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+        let (path, resolve) = if Rule::TargetsInRoot.in_force() {
+            (path, resolve)
+        } else {
+            let below = path.strip_prefix("/").ok().filter(|below| !below.as_os_str().is_empty());
+            (below.unwrap_or(Path::new(".")), ResolveFlags::empty())
+        };
         openat2(
             &self.folder,
             path,

@@ -13,6 +13,7 @@ use super::idmap::IdMaps;
 use super::{inside, spec};
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::{Clock, ClockOffset, SandboxRequest};
+use crate::rules::Rule;
 use crate::sys::{self, Cloned};
 use crate::wire::Done;
 
@@ -46,11 +47,20 @@ pub(super) fn build(request: &SandboxRequest, given: Given, init: &OwnedFd) -> R
         maps.add(ids)?;
     }
     let blueprint = Blueprint { request, plan, maps, given, init, filter: crate::seccomp::default_filter() };
-    if let Clock::Own { monotonic, boottime } = request.clock {
+    if let Clock::Own { monotonic, boottime } = request.clock
+        && Rule::NamespaceTime.in_force()
+    {
         new_clock(monotonic, boottime).or_fail(Step::TimeNamespace, "the sandbox")?;
     }
     let (ours, theirs) = Channel::pair()?;
-    let spaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let spaces = [
+        (Rule::NamespacePid, libc::CLONE_NEWPID),
+        (Rule::NamespaceMount, libc::CLONE_NEWNS),
+        (Rule::NamespaceNetwork, libc::CLONE_NEWNET),
+        (Rule::NamespaceIpc, libc::CLONE_NEWIPC),
+        (Rule::NamespaceUts, libc::CLONE_NEWUTS),
+    ];
+    let spaces = spaces.iter().filter(|(rule, _)| rule.in_force()).fold(0, |all, (_, space)| all | space);
     match sys::clone_process(spaces).or_fail(Step::Clone, "init")? {
         Cloned::Child => {
             drop(ours);

@@ -6,14 +6,17 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Linux, Mount, Spec};
 
 use crate::failure::{Failure, Step};
+use crate::rules::Rule;
 
-/// Masked if the configuration names no masked paths: runc's, and what leaks power and heat of the
-/// host, from which secrets were read.
-const MASKED: [&str; 12] = [
+/// Masked if the configuration names no masked paths: runc's, what leaks power and heat of the host,
+/// from which secrets were read, what tells of other tenants' users, and the kernel's addresses.
+const MASKED: [&str; 14] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
+    "/proc/kallsyms",
     "/proc/kcore",
+    "/proc/key-users",
     "/proc/keys",
     "/proc/latency_stats",
     "/proc/sched_debug",
@@ -69,7 +72,8 @@ pub(super) struct Tmpfs {
 
 /// Checks what a sandbox is to be.
 pub(super) fn plan(spec: &Spec) -> Result<Plan, Failure> {
-    if spec.hooks().as_ref().is_some_and(|hooks| serde_json::to_value(hooks).is_ok_and(|hooks| has_entries(&hooks))) {
+    let has_hooks = |hooks| serde_json::to_value(hooks).is_ok_and(|hooks| has_entries(&hooks));
+    if Rule::NoHooks.in_force() && spec.hooks().as_ref().is_some_and(has_hooks) {
         return Err(refused("hooks", "the launcher runs none"));
     }
     let linux = spec.linux().as_ref();
@@ -96,14 +100,17 @@ pub(super) fn plan(spec: &Spec) -> Result<Plan, Failure> {
 }
 
 fn refuse_foreign(linux: &Linux) -> Result<(), Failure> {
-    if linux.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+    let has_devices = linux.devices().as_ref().is_some_and(|devices| !devices.is_empty());
+    if Rule::NoForeignDevices.in_force() && has_devices {
         return Err(refused("linux.devices", "a sandbox has the standard devices only"));
     }
     let mappings = [linux.uid_mappings(), linux.gid_mappings()];
-    if mappings.iter().any(|mappings| mappings.as_ref().is_some_and(|mappings| !mappings.is_empty())) {
+    let has_mappings = mappings.iter().any(|mappings| mappings.as_ref().is_some_and(|mappings| !mappings.is_empty()));
+    if Rule::NoIdMappings.in_force() && has_mappings {
         return Err(refused("linux.uidMappings", "apps run without a user namespace"));
     }
-    if linux.namespaces().iter().flatten().any(|namespace| namespace.path().is_some()) {
+    let joins = linux.namespaces().iter().flatten().any(|namespace| namespace.path().is_some());
+    if Rule::NoForeignNamespaces.in_force() && joins {
         return Err(refused("linux.namespaces", "a sandbox has namespaces of its own only"));
     }
     Ok(())
@@ -128,9 +135,13 @@ fn take_mount(plan: &mut Plan, mount: &Mount) -> Result<(), Failure> {
         return Ok(());
     }
     if mount.typ().as_deref() != Some("tmpfs") {
+        if !Rule::NoHostMounts.in_force() {
+            return Ok(());
+        }
         return Err(refused(field(), "only tmpfs is mounted by the configuration; folders are bound by the request"));
     }
-    if !is_plain(target) || OURS.iter().any(|ours| target.starts_with(ours)) {
+    let is_below_ours = !is_plain(target) || OURS.iter().any(|ours| target.starts_with(ours));
+    if Rule::PlainMountPaths.in_force() && is_below_ours {
         return Err(refused(field(), "the path is not absolute and plain, or below one of ours"));
     }
     let mut tmpfs = Tmpfs { target: target.clone(), settings: Vec::new(), is_read_only: false, may_execute: true };
@@ -171,7 +182,7 @@ fn parameter(name: &str) -> Result<PathBuf, Failure> {
     let dotted = parts.join(".");
     let belongs =
         dotted.starts_with("net.") || dotted.starts_with("fs.mqueue.") || IPC_PARAMETERS.contains(&dotted.as_str());
-    if !belongs || parts.contains(&"") {
+    if Rule::OwnParameters.in_force() && (!belongs || parts.contains(&"")) {
         return Err(refused(format!("linux.sysctl: {name}"), "it belongs to no namespace of the sandbox"));
     }
     // In names of links a dot of the dotted form is written as a slash, and back.
