@@ -176,7 +176,13 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         }
     };
     let launcher = Arc::new(launcher);
-    let sandboxes = Sandboxes { launcher, cgroups: Arc::clone(&cgroups), network, boot_id: boot_id.clone() };
+    let sandboxes = Sandboxes {
+        launcher,
+        cgroups: Arc::clone(&cgroups),
+        network,
+        boot_id: boot_id.clone(),
+        host_clocks: Arc::default(),
+    };
     let node = Node { config: Arc::clone(&config), store, users, sandboxes, events: Arc::clone(&events) };
     let addresses = Arc::new(Addresses::new(AddressPool::new(config.address_range)));
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use drowse_api::image::APP_FOLDER;
+use drowse_api::image::{APP_FOLDER, LABEL_TYPE};
 use drowse_api::instance::{Limits, Workload};
 use drowse_launcher::Bind;
 use drowse_rootfs::bundle::{SpecInput, runtime_spec};
@@ -48,6 +48,9 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     let image = node.store.image(&spec.image)?;
     let mut env = spec.env.clone();
     env.insert("PORT".to_owned(), PORT.to_string());
+    if label(&image, LABEL_TYPE) == Some("npm") && !names(&image, "NODE_ENV") {
+        env.entry("NODE_ENV".to_owned()).or_insert_with(|| "production".to_owned());
+    }
     let wanted = Wanted {
         home: node.home(spec),
         ids: node.users.range(&spec.user)?,
@@ -60,6 +63,16 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     };
     let layers = node.store.unpack(&image)?;
     of(node, wanted, &image, layers)
+}
+
+fn label<'a>(image: &'a Image, name: &str) -> Option<&'a str> {
+    image.config.labels_of_config()?.get(name).map(String::as_str)
+}
+
+/// Whether the image's own environment sets `variable`.
+fn names(image: &Image, variable: &str) -> bool {
+    let env = image.config.config().as_ref().and_then(|config| config.env().as_ref());
+    env.into_iter().flatten().any(|pair| pair.split_once('=').is_some_and(|(name, _)| name == variable))
 }
 
 /// The plan of a sandbox for `wanted` over `image`, whose unpacked layers are `layers`, the bottom

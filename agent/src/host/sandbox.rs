@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use drowse_api::instance::{Limits, ProcessIdentity};
@@ -90,6 +91,8 @@ pub struct Sandboxes {
     pub network: Network,
     /// The boot that what runs belongs to.
     pub boot_id: String,
+    /// The kernel makes no time namespaces: sandboxes have the host's clocks. Found out by the first.
+    pub host_clocks: Arc<AtomicBool>,
 }
 
 impl Sandboxes {
@@ -122,34 +125,46 @@ impl Sandboxes {
         }
         self.empty(home)?;
         self.prepare_folders(plan)?;
-        let open = |name: &str| -> Result<OwnedFd, SandboxError> {
-            let path = home.folder.join(name);
-            let file = std::fs::File::options().create(true).append(true).open(&path);
-            Ok(file.map_err(|source| SandboxError::io("open", &path, source))?.into())
-        };
-        let exits = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(home.exits());
-        let descriptors = SandboxFds {
-            init_cgroups: self.cgroups.open_procs(&home.place, Leaf::Init)?,
-            log: [open("log.0")?, open("log.1")?],
-            exits: exits.map_err(|source| SandboxError::io("open", &home.exits(), source))?.into(),
-            socket: drowse_launcher::init::listen(&home.socket())?,
-        };
-        let request = SandboxRequest {
+        let mut request = SandboxRequest {
             spec: plan.spec.clone(),
             overlay: OverlayPlan::new(&plan.layers, &home.folder, plan.ids),
             files: plan.files.clone(),
             binds: plan.binds.clone(),
-            clock: Clock::default(),
+            clock: if self.host_clocks.load(Ordering::Relaxed) { Clock::Host } else { Clock::default() },
             log_limit: crate::logs::FILE_CAP,
         };
         fail_point!("sandbox-build");
-        let sandbox = self.launcher.build(&request, descriptors)?;
+        let mut built = self.launcher.build(&request, self.descriptors(home)?);
+        if request.clock != Clock::Host && built.as_ref().is_err_and(lacks_time_namespaces) {
+            if !self.host_clocks.swap(true, Ordering::Relaxed) {
+                tracing::warn!("the kernel makes no time namespaces: apps see the host's clocks (CONFIG_TIME_NS)");
+            }
+            request.clock = Clock::Host;
+            built = self.launcher.build(&request, self.descriptors(home)?);
+        }
+        let sandbox = built?;
         fail_point!("sandbox-built");
         let init = ProcessIdentity { pid: sandbox.pid, start_time: sandbox.start_time };
         let kills_before = self.cgroups.oom_kills(&home.place)?;
         let image = plan.image.clone();
         self.keep(home, &Kept { init, boot_id: self.boot_id.clone(), image, incarnation: 0, kills_before })?;
         Ok(init)
+    }
+
+    /// What init is handed: its groups, the log, the exit records, its socket.
+    fn descriptors(&self, home: &Home) -> Result<SandboxFds, SandboxError> {
+        let open = |name: &str| -> Result<OwnedFd, SandboxError> {
+            let path = home.folder.join(name);
+            let file = std::fs::File::options().create(true).append(true).open(&path);
+            Ok(file.map_err(|source| SandboxError::io("open", &path, source))?.into())
+        };
+        let exits = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(home.exits());
+        Ok(SandboxFds {
+            init_cgroups: self.cgroups.open_procs(&home.place, Leaf::Init)?,
+            log: [open("log.0")?, open("log.1")?],
+            exits: exits.map_err(|source| SandboxError::io("open", &home.exits(), source))?.into(),
+            socket: drowse_launcher::init::listen(&home.socket())?,
+        })
     }
 
     fn prepare_folders(&self, plan: &Plan) -> Result<(), SandboxError> {
@@ -381,6 +396,10 @@ impl Sandboxes {
     }
 }
 
+fn lacks_time_namespaces(error: &LauncherError) -> bool {
+    matches!(error, LauncherError::Failed(failure) if failure.step == Step::TimeNamespace)
+}
+
 /// Runs what blocks beside the runtime.
 ///
 /// # Errors
@@ -389,4 +408,18 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SandboxError> + Send + 'static,
 ) -> Result<T, SandboxError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(SandboxError::Broken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drowse_launcher::{Cause, Failure};
+
+    #[test]
+    fn only_a_missing_time_namespace_is_done_without() {
+        let failed = |step| LauncherError::Failed(Failure { step, target: String::new(), cause: Cause::Errno(22) });
+        assert!(lacks_time_namespaces(&failed(Step::TimeNamespace)));
+        assert!(!lacks_time_namespaces(&failed(Step::Clone)));
+        assert!(!lacks_time_namespaces(&LauncherError::Gone));
+    }
 }
