@@ -1,0 +1,38 @@
+//! Tries to get out of the sandbox that it runs in: by every system call that is refused, by what
+//! /proc and /sys tell, by files, devices, sockets and other processes. Prints one line of JSON for
+//! each attempt: its name, the rule that is expected to stop it, and what came of it.
+//!
+//! It is linked statically and needs nothing of the image. No attempt harms where it succeeds: it
+//! opens and does not write, signals with 0, and asks the kernel for what it then gives up.
+//!
+//! Arguments are `key=value`, about the world outside: see [`facts::Facts`]. With `wait=yes` it stays
+//! when it is done, to be looked at from outside.
+#![allow(clippy::print_stdout, reason = "its output is its purpose")]
+
+mod calls;
+mod facts;
+mod files;
+mod identity;
+mod kernel;
+mod mounts;
+mod neighbours;
+mod report;
+mod sys;
+
+fn main() {
+    // Run by itself, to see whether it runs.
+    if std::env::args().any(|argument| argument == sys::NOTHING) {
+        return;
+    }
+    let facts = facts::Facts::from_arguments();
+    identity::tries(&facts);
+    neighbours::tries(&facts);
+    mounts::tries();
+    kernel::tries();
+    files::tries(&facts);
+    calls::tries();
+    println!(r#"{{"done":true}}"#);
+    if facts.waits {
+        sys::wait_for_ever();
+    }
+}
