@@ -70,14 +70,11 @@ impl Node {
         Ok(Running::Process(app))
     }
 
-    async fn take_down(&self, record: &Record) {
+    async fn take_down(&self, record: &Record) -> Result<(), SandboxError> {
         let spec = &record.life.spec;
-        let result = match spec.workload {
+        match spec.workload {
             Workload::Web => self.sandboxes.clear(&self.home(spec)).await,
             Workload::Site => sites::unpublish(self, record.address).await,
-        };
-        if let Err(error) = result {
-            self.events.about(spec, EventKind::Node, format!("cleaning up failed: {}", error.in_full()));
         }
     }
 }
@@ -172,22 +169,24 @@ impl Host for Node {
     }
 
     async fn clear(&self, record: &Record) {
-        self.take_down(record).await;
+        if let Err(error) = self.take_down(record).await {
+            let text = format!("cleaning up failed: {}", error.in_full());
+            self.events.about(&record.life.spec, EventKind::Node, text);
+        }
     }
 
-    async fn remove(&self, record: &Record) {
-        self.take_down(record).await;
+    async fn remove(&self, record: &Record) -> Result<(), String> {
         let folder = self.home(&record.life.spec).folder;
-        let removed = tokio::task::spawn_blocking({
-            let folder = folder.clone();
-            move || {
+        let removed = async {
+            // The record owns link and address: it goes last.
+            self.take_down(record).await?;
+            blocking(move || {
                 fail::fail_point!("instance-remove");
-                remove_folder(&folder)
-            }
-        });
-        if let Ok(Err(error)) = removed.await {
-            tracing::error!("cannot remove {}: {error}", folder.display());
-        }
+                remove_folder(&folder).map_err(|source| SandboxError::io("remove", &folder, source))
+            })
+            .await
+        };
+        removed.await.map_err(|error| error.in_full())
     }
 
     fn say(&self, record: &Record, text: &str) {

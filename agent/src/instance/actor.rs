@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drowse_api::agent::StopRequest;
+use drowse_api::event::EventKind;
 use drowse_api::instance::{InstanceSpec, InstanceStatus};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::host::{Host, KeepError, Record};
 use super::state::{Effect, Event, Life, State};
@@ -28,6 +30,10 @@ const LONGEST_PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// What an app that was booting without an agent is given at least.
 const ADOPTION_PROBE: Duration = Duration::from_secs(5);
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
+/// Before what broke off by a fault of ours is taken up again.
+const FAULT_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_REMOVAL_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_REMOVAL_PAUSE: Duration = Duration::from_secs(60);
 
 /// What others ask of the task.
 #[derive(Debug)]
@@ -72,6 +78,8 @@ pub struct Actor<H> {
     waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
     /// Whether the newest state still is to be written.
     unwritten: bool,
+    /// Until when nothing is begun, since it could not be written.
+    held: Option<Instant>,
 }
 
 impl<H: Host> Actor<H> {
@@ -95,6 +103,7 @@ impl<H: Host> Actor<H> {
             watchers: JoinSet::new(),
             waiting: Vec::new(),
             unwritten: is_new,
+            held: None,
         }
     }
 
@@ -122,14 +131,18 @@ impl<H: Host> Actor<H> {
                     Ok(event) => event,
                     Err(error) => { self.work_broke(&error); continue }
                 },
-                Some(Ok(event)) = self.watchers.join_next() => event,
-                () = until(&*self.host, due), if due.is_some() => self.due().await,
+                Some(seen) = self.watchers.join_next() => match seen {
+                    Ok(event) => event,
+                    Err(error) => { self.watch_broke(&error).await; continue }
+                },
+                () = until(&*self.host, due, self.held), if due.is_some() => self.due().await,
                 () = tokio::time::sleep(KEEP_AGAIN), if self.unwritten => { let _ = self.keep().await; continue }
             };
             if matches!(self.record.life.state, State::Removing) && matches!(event, Event::Cleared) {
                 return self.removed();
             }
-            self.happen(event).await;
+            // What could not be written is tried again from here.
+            let _ = self.happen(event).await;
         }
     }
 
@@ -147,7 +160,8 @@ impl<H: Host> Actor<H> {
                 }
                 Ok(()) => {
                     self.waiting.push(answer);
-                    self.happen(Event::Delete(epoch)).await;
+                    // Also where it cannot be written: it makes room, and is answered only when all is gone.
+                    let _ = self.happen(Event::Delete(epoch)).await;
                 }
             },
         }
@@ -155,7 +169,7 @@ impl<H: Host> Actor<H> {
 
     async fn put(&mut self, spec: InstanceSpec) -> Result<InstanceStatus, Problem> {
         self.check_epoch(spec.epoch)?;
-        if matches!(self.record.life.state, State::Removing) {
+        if self.record.life.is_being_removed() {
             return Err(Problem::new(ErrorCode::Conflict, format!("instance {} is being removed", spec.id)));
         }
         let have = &self.record.life.spec;
@@ -164,7 +178,7 @@ impl<H: Host> Actor<H> {
             return Err(Problem::new(ErrorCode::Conflict, detail).hint("raise the epoch with every change"));
         }
         if spec.epoch > have.epoch {
-            self.happen(Event::Put(spec)).await;
+            self.happen(Event::Put(spec)).await.map_err(|error| keep_problem(&error))?;
         }
         self.answer().await
     }
@@ -172,7 +186,8 @@ impl<H: Host> Actor<H> {
     async fn stop(&mut self, request: StopRequest) -> Result<InstanceStatus, Problem> {
         self.check_epoch(request.epoch)?;
         let grace = Duration::from_secs(request.grace_seconds.into());
-        self.happen(Event::Stop { epoch: request.epoch, grace, reason: request.reason }).await;
+        let event = Event::Stop { epoch: request.epoch, grace, reason: request.reason };
+        self.happen(event).await.map_err(|error| keep_problem(&error))?;
         self.answer().await
     }
 
@@ -193,24 +208,52 @@ impl<H: Host> Actor<H> {
         Ok(self.record.status())
     }
 
-    /// One step: decide, keep, show, act.
-    async fn happen(&mut self, event: Event) {
-        let before = self.record.life.running();
-        let (life, effects) = self.record.life.clone().on(event, self.host.now(), self.host.jitter());
-        if life == self.record.life && effects.is_empty() {
-            return;
+    /// One step: decide, keep, show, act. What cannot be kept and is a command, or would start
+    /// something, is not done: an app's exit and what clears away after it is seen to all the same.
+    async fn happen(&mut self, event: Event) -> Result<(), KeepError> {
+        let before = self.record.life.clone();
+        let (life, effects) = before.clone().on(event.clone(), self.host.now(), self.host.jitter());
+        if life == before && effects.is_empty() {
+            return Ok(());
         }
         self.record.life = life;
         self.unwritten = true;
-        if let Err(error) = self.keep().await {
-            tracing::error!(instance = %self.record.life.spec.id, "{error}; trying again");
+        let kept = self.keep().await;
+        if let Err(error) = &kept {
+            tracing::error!(instance = %before.spec.id, "{error}; trying again");
+            if matches!(event, Event::Put(_) | Event::Stop { .. }) || effects.contains(&Effect::Launch) {
+                self.record.life = before;
+                self.come_again(event);
+                return kept;
+            }
+        }
+        // Told before it is shown: who acts on what is shown has been told why.
+        let (tellings, effects): (Vec<_>, Vec<_>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::Tell(..)));
+        for telling in tellings {
+            self.act(telling).await;
         }
         self.show();
-        if self.record.life.running() != before || self.is_exiting() {
+        if self.record.life.running() != before.running() || self.is_exiting() {
             self.watch();
         }
         for effect in effects {
             self.act(effect).await;
+        }
+        kept
+    }
+
+    /// An event that could not be followed comes once more; a command is the caller's to repeat.
+    fn come_again(&mut self, event: Event) {
+        match event {
+            Event::Due { .. } => self.held = Some(Instant::now() + KEEP_AGAIN),
+            Event::Cleared => {
+                self.work.spawn(async move {
+                    tokio::time::sleep(KEEP_AGAIN).await;
+                    event
+                });
+            }
+            _ => {}
         }
     }
 
@@ -255,10 +298,7 @@ impl<H: Host> Actor<H> {
             Effect::Remove => {
                 // Whatever else was under way has ended, by the machine's rule, or only watches.
                 self.watchers = JoinSet::new();
-                self.work.spawn(async move {
-                    host.remove(&record).await;
-                    Event::Cleared
-                });
+                self.work.spawn(remove(host, Arc::clone(&self.events), record));
             }
             Effect::Tell(kind, message) => {
                 host.say(&record, &message);
@@ -282,6 +322,16 @@ impl<H: Host> Actor<H> {
         }
     }
 
+    /// A fault of ours in a wait must not leave an exit unnoticed: all waits begin anew.
+    async fn watch_broke(&mut self, error: &tokio::task::JoinError) {
+        tracing::error!(instance = %self.record.life.spec.id, "a wait for an instance broke off: {error}");
+        tokio::time::sleep(FAULT_PAUSE).await;
+        self.watch();
+        if matches!(self.record.life.state, State::Booting { .. }) {
+            self.act(Effect::Probe).await;
+        }
+    }
+
     fn is_exiting(&self) -> bool {
         matches!(self.record.life.state, State::Exiting { .. })
     }
@@ -296,7 +346,7 @@ impl<H: Host> Actor<H> {
 
     async fn keep(&mut self) -> Result<(), KeepError> {
         self.host.keep(&self.record).await?;
-        self.unwritten = false;
+        (self.unwritten, self.held) = (false, None);
         Ok(())
     }
 
@@ -333,19 +383,16 @@ impl<H: Host> Actor<H> {
     fn work_broke(&mut self, error: &tokio::task::JoinError) {
         tracing::error!(instance = %self.record.life.spec.id, "work on an instance broke off: {error}");
         let (host, record) = (Arc::clone(&self.host), self.record.clone());
-        let state = record.life.state.clone();
+        let (state, events) = (record.life.state.clone(), Arc::clone(&self.events));
         self.work.spawn(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(FAULT_PAUSE).await;
             match state {
                 State::Exiting { running, .. } => Event::Collected(host.collect(&record, running).await),
                 State::Launching { .. } => Event::LaunchFailed(super::state::LaunchFailure {
                     detail: "the agent broke off the launch by a fault of its own".to_owned(),
                     by_app: false,
                 }),
-                State::Removing => {
-                    host.remove(&record).await;
-                    Event::Cleared
-                }
+                State::Removing => remove(host, events, record).await,
                 _ => {
                     host.clear(&record).await;
                     Event::Cleared
@@ -384,9 +431,26 @@ pub fn resume(life: &mut Life, now: Timestamp) -> Vec<Effect> {
     }
 }
 
-async fn until<H: Host>(host: &H, due: Option<Timestamp>) {
+/// Removes everything, however often that takes: the address is given back only when nothing has it.
+async fn remove<H: Host>(host: Arc<H>, events: Arc<EventLog>, record: Record) -> Event {
+    let mut pause = FIRST_REMOVAL_PAUSE;
+    while let Err(error) = host.remove(&record).await {
+        if pause == FIRST_REMOVAL_PAUSE {
+            let text = format!("cannot be removed, trying again until it is: {error}");
+            events.about(&record.life.spec, EventKind::Node, text);
+        } else {
+            tracing::warn!(instance = %record.life.spec.id, "still cannot be removed: {error}");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_REMOVAL_PAUSE);
+    }
+    Event::Cleared
+}
+
+async fn until<H: Host>(host: &H, due: Option<Timestamp>, held: Option<Instant>) {
     if let Some(due) = due {
         let left = Duration::try_from(due.duration_since(host.now())).unwrap_or_default();
-        tokio::time::sleep(left).await;
+        let held = held.map(|held| held.saturating_duration_since(Instant::now())).unwrap_or_default();
+        tokio::time::sleep(left.max(held)).await;
     }
 }

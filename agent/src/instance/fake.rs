@@ -50,6 +50,10 @@ struct World {
     kept: BTreeMap<InstanceId, Record>,
     calls: Vec<String>,
     disk_full: bool,
+    /// How many waits for an exit break off by a fault.
+    broken_waits: u32,
+    /// How many removals fail.
+    refused_removals: u32,
 }
 
 /// A host without a kernel.
@@ -95,6 +99,14 @@ impl FakeHost {
 
     pub fn set_disk_full(&self, full: bool) {
         self.world().disk_full = full;
+    }
+
+    pub fn break_waits(&self, count: u32) {
+        self.world().broken_waits = count;
+    }
+
+    pub fn refuse_removals(&self, count: u32) {
+        self.world().refused_removals = count;
     }
 
     /// Ends whatever runs, as a crash would.
@@ -164,6 +176,13 @@ impl Host for FakeHost {
 
     async fn gone(&self, _record: &Record, running: Running) {
         let Running::Process(app) = running else { return std::future::pending().await };
+        let broken = {
+            let mut world = self.world();
+            let left = world.broken_waits;
+            world.broken_waits = left.saturating_sub(1);
+            left > 0
+        };
+        assert!(!broken, "a fault of the wait, as the test wants it");
         loop {
             let changed = self.changed.notified();
             match self.end_of(app.identity.pid) {
@@ -211,10 +230,16 @@ impl Host for FakeHost {
         self.note("clear");
     }
 
-    async fn remove(&self, record: &Record) {
+    async fn remove(&self, record: &Record) -> Result<(), String> {
         self.note("remove");
         self.crash_all();
+        let left = self.world().refused_removals;
+        if left > 0 {
+            self.world().refused_removals = left - 1;
+            return Err("the kernel refused".to_owned());
+        }
         self.world().kept.remove(&record.life.spec.id);
+        Ok(())
     }
 
     fn say(&self, _record: &Record, _text: &str) {}

@@ -129,8 +129,9 @@ pub trait Host: Send + Sync + 'static {
     /// Ends the sandbox and takes the address back from the network; what the instance wrote stays.
     fn clear(&self, record: &Record) -> impl Future<Output = ()> + Send;
 
-    /// [`clear`](Self::clear), and every file and the record.
-    fn remove(&self, record: &Record) -> impl Future<Output = ()> + Send;
+    /// [`clear`](Self::clear), and every file and the record, these only once all else is gone. `Err`
+    /// says what could not be removed; it is to be called again then.
+    fn remove(&self, record: &Record) -> impl Future<Output = Result<(), String>> + Send;
 
     /// A line for the instance's own log.
     fn say(&self, record: &Record, text: &str);

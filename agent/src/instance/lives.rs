@@ -166,6 +166,111 @@ async fn a_full_disk_refuses_what_is_new_and_begins_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn on_a_full_disk_no_decision_is_acted_on_and_none_is_half_taken() {
+    let bench = Bench::new(&[SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    let ready = bench.until(|status| status.state.is_ready()).await;
+    bench.host.set_disk_full(true);
+    let mut next = spec(2, OnBootFailure::Fail);
+    next.image = drowse_api::Digest::from_sha256([8; 32]);
+    let code = |problem: drowse_api::Problem| problem.code;
+    assert_eq!(bench.instances.put(next.clone()).await.map_err(code), Err(ErrorCode::DiskFull));
+    assert_eq!(bench.instances.stop(&bench.id, stop(3)).await.map_err(code), Err(ErrorCode::DiskFull));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.instances.status(&bench.id), Some(ready), "it goes on as it was");
+    assert_eq!(bench.host.calls(), ["launch"]);
+
+    // What falls is not started again before that is on disk; what it frees by going, it frees.
+    bench.host.crash_all();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((bench.host.alive(), bench.host.calls()), (0, vec!["launch".to_owned(), "collect".to_owned()]));
+    bench.host.set_disk_full(false);
+    bench.until(|status| status.state.is_ready() && status.restarts == 1).await;
+    bench.instances.put(next).await.expect("accepted now");
+    bench.until(|status| status.state.is_ready() && status.epoch == Epoch(2)).await;
+    bench.host.set_disk_full(true);
+    bench.instances.delete(&bench.id, Epoch(2)).await.expect("a removal makes room");
+    assert_eq!(bench.host.kept(&bench.id), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_on_a_disk_that_fills_up_starts_when_there_is_room() {
+    let bench = Bench::new(&[Behaviour::Stubborn, SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.until(|status| status.state.is_ready()).await;
+    let mut next = spec(2, OnBootFailure::Fail);
+    next.image = drowse_api::Digest::from_sha256([8; 32]);
+    bench.instances.put(next).await.expect("accepted");
+    bench.host.set_disk_full(true);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.host.calls(), ["launch", "terminate", "collect", "clear"]);
+    bench.host.set_disk_full(false);
+    bench.until(|status| status.state.is_ready()).await;
+    assert_eq!(bench.host.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exit_is_noticed_also_when_the_wait_for_it_broke_off() {
+    let bench = Bench::new(&[SERVES]);
+    bench.host.break_waits(3);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.until(|status| status.state.is_ready()).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    bench.host.crash_all();
+    bench.until(|status| status.state.is_ready() && status.restarts == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_removed_is_not_put_or_stopped_back_to_life() {
+    let bench = Bench::new(&[SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    let (deleted, put, stopped) = tokio::join!(
+        biased;
+        bench.instances.delete(&bench.id, Epoch(1)),
+        bench.instances.put(spec(2, OnBootFailure::Fail)),
+        bench.instances.stop(&bench.id, stop(3)),
+    );
+    assert_eq!(put.map_err(|problem| problem.code), Err(ErrorCode::Conflict));
+    assert!(matches!(stopped.expect("nothing is against it").state, InstanceState::Stopping { .. }));
+    deleted.expect("removed");
+    assert_eq!((bench.instances.status(&bench.id), bench.host.alive()), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_removed_keeps_its_address_and_is_tried_again() {
+    let bench = Bench::new(&[SERVES]);
+    let first = bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.until(|status| status.state.is_ready()).await;
+    bench.host.refuse_removals(3);
+    let began = Instant::now();
+    let (deleted, other) = tokio::join!(bench.instances.delete(&bench.id, Epoch(1)), async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut other = spec(1, OnBootFailure::Fail);
+        other.id = drowse_api::InstanceId::parse("two").expect("an id");
+        bench.instances.put(other).await.expect("accepted")
+    });
+    deleted.expect("removed in the end");
+    assert_ne!(other.address, first.address);
+    assert!((6..9).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_eq!(bench.host.calls().iter().filter(|call| *call == "remove").count(), 4);
+    assert_eq!(bench.messages().iter().filter(|message| message.contains("the kernel refused")).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_instances_that_are_gone() {
+    let bench = Bench::new(&[SERVES]);
+    for n in 0..20 {
+        let mut spec = spec(1, OnBootFailure::Fail);
+        spec.id = drowse_api::InstanceId::parse(&format!("n{n}")).expect("an id");
+        let id = spec.id.clone();
+        bench.instances.put(spec).await.expect("accepted");
+        bench.instances.delete(&id, Epoch(1)).await.expect("removed");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.instances.known(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_agent_adopts_what_runs_and_restarts_what_ended_meanwhile() {
     let first = Bench::new(&[SERVES]);
     first.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");

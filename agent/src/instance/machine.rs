@@ -34,6 +34,18 @@ impl Life {
         }
     }
 
+    /// Whether it is being removed, which nothing that comes later calls off: whoever asked for it waits.
+    #[must_use]
+    pub fn is_being_removed(&self) -> bool {
+        match &self.state {
+            State::Removing | State::Clearing { then: End::Remove } => true,
+            State::Launching { then } | State::Exiting { then, .. } | State::Stopping { then, .. } => {
+                *then == Then::Remove
+            }
+            _ => false,
+        }
+    }
+
     /// What runs, if anything does.
     #[must_use]
     pub fn running(&self) -> Option<Running> {
@@ -50,6 +62,9 @@ impl Life {
     #[must_use]
     pub fn on(mut self, event: Event, now: Timestamp, jitter: f64) -> (Self, Vec<Effect>) {
         let mut effects = Vec::new();
+        if self.is_being_removed() && matches!(event, Event::Put(_) | Event::Stop { .. }) {
+            return (self, effects);
+        }
         let state = std::mem::replace(&mut self.state, State::Removing);
         self.state = match event {
             Event::Put(spec) => self.put(state, spec, now, &mut effects),

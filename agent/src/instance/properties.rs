@@ -179,6 +179,20 @@ proptest! {
     }
 
     #[test]
+    fn what_is_to_be_removed_is_removed_whatever_comes_after(
+        policy in policy(),
+        before in prop::collection::vec(step(), 0..40),
+        after in prop::collection::vec(step(), 0..40),
+    ) {
+        let mut run = Run::new(policy);
+        for step in before.into_iter().chain([Step::Delete]).chain(after) {
+            run.step(step);
+        }
+        run.settle();
+        prop_assert!(matches!(run.life.state, State::Removing), "{:?}", run.life.state);
+    }
+
+    #[test]
     fn what_runs_in_the_end_is_of_the_newest_spec(policy in policy(), steps in prop::collection::vec(step(), 0..60)) {
         let mut run = Run::new(policy);
         for step in steps {

@@ -1,7 +1,7 @@
 //! All instances of the node: finds the task of each, makes and adopts them, and shows what they do.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use drowse_api::agent::{EndpointsPicture, InstancesPicture, StopRequest};
 use drowse_api::instance::{InstanceSpec, InstanceStatus, Workload};
@@ -24,10 +24,12 @@ pub struct Instances<H> {
     addresses: Arc<Addresses>,
     boot_id: String,
     board: Board,
-    // Held for a look or an insertion, never across an await.
-    tasks: Mutex<BTreeMap<InstanceId, mpsc::Sender<Command>>>,
+    tasks: Arc<Tasks>,
     server: Option<Server>,
 }
+
+/// Where commands for each instance go. Held for a look or a change, never across an await.
+type Tasks = Mutex<BTreeMap<InstanceId, mpsc::Sender<Command>>>;
 
 /// The node's own file server: an instance that the controller does not see.
 struct Server {
@@ -46,7 +48,7 @@ impl<H: Host> Instances<H> {
         server: Option<InstanceSpec>,
     ) -> Self {
         let server = server.map(|spec| Server { spec, board: Board::default() });
-        Self { host, events, addresses, boot_id, board: Board::default(), tasks: Mutex::default(), server }
+        Self { host, events, addresses, boot_id, board: Board::default(), tasks: Arc::default(), server }
     }
 
     /// Takes over what an earlier agent left. To be called once, before any command.
@@ -128,7 +130,7 @@ impl<H: Host> Instances<H> {
     /// All of them now.
     #[must_use]
     pub fn list(&self) -> InstancesPicture {
-        InstancesPicture { instances: self.board.borrow().values().cloned().collect() }
+        InstancesPicture { instances: self.board.borrow().values().cloned().collect(), told: None }
     }
 
     /// The owner of an instance, if it is known.
@@ -141,6 +143,12 @@ impl<H: Host> Instances<H> {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<BTreeMap<InstanceId, InstanceStatus>> {
         self.board.subscribe()
+    }
+
+    /// How many tasks are known, gone ones too.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.lock().len()
     }
 
     fn task(&self, id: &InstanceId) -> Option<mpsc::Sender<Command>> {
@@ -163,21 +171,24 @@ impl<H: Host> Instances<H> {
         let board = hidden.map_or(&self.board, |server| &server.board).clone();
         let (commands, received) = mpsc::channel(WAITING_COMMANDS);
         let (task, addresses) = (commands.clone(), Arc::clone(&self.addresses));
-        let mut tasks = self.lock();
-        if let Some(earlier) = tasks.get(&id).filter(|earlier| !earlier.is_closed()) {
+        let mut known = self.lock();
+        if let Some(earlier) = known.get(&id).filter(|earlier| !earlier.is_closed()) {
             addresses.free(address);
             return earlier.clone();
         }
-        tasks.insert(id.clone(), commands);
-        drop(tasks);
+        known.insert(id.clone(), commands);
+        drop(known);
         if !is_new {
             // At once: a picture without what was adopted would have it started elsewhere.
-            board.send_modify(|board| drop(board.insert(id, record.status())));
+            board.send_modify(|board| drop(board.insert(id.clone(), record.status())));
         }
+        // Weak: a task ends when nobody can command it any more.
+        let tasks = Arc::downgrade(&self.tasks);
         let actor = Actor::new(Arc::clone(&self.host), Arc::clone(&self.events), board, received, record, is_new);
         tokio::spawn(async move {
             if actor.run(first).await.is_over() {
                 addresses.free(address);
+                forget(&tasks, &id);
             }
         });
         task
@@ -196,7 +207,20 @@ impl<H: Host> Instances<H> {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, mpsc::Sender<Command>>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tasks)
+    }
+}
+
+fn lock(tasks: &Tasks) -> MutexGuard<'_, BTreeMap<InstanceId, mpsc::Sender<Command>>> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Forgets the ended task of an instance, unless the instance was made anew meanwhile.
+fn forget(tasks: &Weak<Tasks>, id: &InstanceId) {
+    let Some(tasks) = tasks.upgrade() else { return };
+    let mut tasks = lock(&tasks);
+    if tasks.get(id).is_some_and(mpsc::Sender::is_closed) {
+        tasks.remove(id);
     }
 }
 
