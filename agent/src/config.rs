@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use drowse_api::NodeName;
+use drowse_rootfs::bundle::AllowList;
 use serde::Deserialize;
 
 /// The longest `run_dir`: `instances/ID/init.sock` under it must fit into a socket address (108 bytes with its end).
@@ -78,6 +79,8 @@ pub struct Config {
     pub bin_dir: PathBuf,
     /// The checkpoint program, where the host's own is not to be used.
     pub criu: Option<PathBuf>,
+    /// What bundles of third parties may ask for.
+    pub bundles: AllowList,
 }
 
 /// A range of IPv4 addresses.
@@ -109,6 +112,60 @@ struct File {
     resolv_conf: Option<PathBuf>,
     bin_dir: Option<PathBuf>,
     criu: Option<PathBuf>,
+    bundles: Bundles,
+}
+
+/// `[bundles]`: nothing is allowed by default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Bundles {
+    allow_binds: Vec<PathBuf>,
+    allow_writable_binds: Vec<PathBuf>,
+    allow_sysctls: Vec<String>,
+    allow_capabilities: Vec<String>,
+    allow_oom_score_adj: Option<i32>,
+}
+
+/// Capabilities that act on nothing but the container's own namespaces and processes. All others
+/// reach the host, since apps have no user namespace.
+const HARMLESS_CAPABILITIES: [&str; 4] = ["CAP_IPC_LOCK", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"];
+
+impl Bundles {
+    /// The allow-list, or the key that breaks a rule, and the rule.
+    fn checked(self) -> Result<AllowList, (&'static str, String)> {
+        for (key, paths) in
+            [("bundles.allow_binds", &self.allow_binds), ("bundles.allow_writable_binds", &self.allow_writable_binds)]
+        {
+            if let Some(path) = paths.iter().find(|path| !is_plain(path)) {
+                return Err((key, format!("has {}; write absolute paths without ..", path.display())));
+            }
+        }
+        let of_namespace = |name: &&String| {
+            let beginnings = ["net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm"];
+            !beginnings.iter().any(|beginning| name.starts_with(beginning))
+        };
+        if let Some(name) = self.allow_sysctls.iter().find(of_namespace) {
+            let rule = format!(
+                "has {name}; only net.*, fs.mqueue.*, kernel.msg*, kernel.sem and kernel.shm* belong to a container"
+            );
+            return Err(("bundles.allow_sysctls", rule));
+        }
+        if let Some(name) = self.allow_capabilities.iter().find(|name| !HARMLESS_CAPABILITIES.contains(&name.as_str()))
+        {
+            let rule = format!("has {name}; only {} do not reach the host", HARMLESS_CAPABILITIES.join(", "));
+            return Err(("bundles.allow_capabilities", rule));
+        }
+        if self.allow_oom_score_adj.is_some_and(|score| !(-1000..=1000).contains(&score)) {
+            return Err(("bundles.allow_oom_score_adj", "must be from -1000 to 1000".to_owned()));
+        }
+        Ok(AllowList {
+            binds: self.allow_binds,
+            writable_binds: self.allow_writable_binds,
+            sysctls: self.allow_sysctls,
+            capabilities: self.allow_capabilities,
+            oom_score_adj: self.allow_oom_score_adj,
+        })
+    }
 }
 
 impl Default for File {
@@ -130,6 +187,7 @@ impl Default for File {
             resolv_conf: None,
             bin_dir: None,
             criu: None,
+            bundles: Bundles::default(),
         }
     }
 }
@@ -155,7 +213,7 @@ impl Config {
         let value = |key, rule: String| ConfigError::Value { path: path.to_owned(), key, rule };
         let node = NodeName::parse(file.node).map_err(|e| value("node", format!("is wrong: {e}")))?;
         for (key, folder) in [("data_dir", &file.data_dir), ("run_dir", &file.run_dir)] {
-            if !folder.is_absolute() || folder.components().any(|part| part == std::path::Component::ParentDir) {
+            if !is_plain(folder) {
                 return Err(value(key, "must be an absolute path without ..".to_owned()));
             }
         }
@@ -205,6 +263,7 @@ impl Config {
             resolv_conf: file.resolv_conf,
             bin_dir,
             criu: file.criu,
+            bundles: file.bundles.checked().map_err(|(key, rule)| value(key, rule))?,
         })
     }
 
@@ -238,6 +297,10 @@ impl std::fmt::Display for AddressRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.base, self.prefix)
     }
+}
+
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir)
 }
 
 fn is_word(text: &str, longest: usize) -> bool {
@@ -291,6 +354,11 @@ mod tests {
             ("table = \"a b\"", "table"),
             ("first_host_id = 0", "first_host_id"),
             ("router_uid = 990", "router_uid"),
+            ("[bundles]\nallow_binds = [\"srv\"]", "bundles.allow_binds"),
+            ("[bundles]\nallow_writable_binds = [\"/srv/../etc\"]", "bundles.allow_writable_binds"),
+            ("[bundles]\nallow_sysctls = [\"kernel.core_pattern\"]", "bundles.allow_sysctls"),
+            ("[bundles]\nallow_capabilities = [\"CAP_SYS_ADMIN\"]", "bundles.allow_capabilities"),
+            ("[bundles]\nallow_hooks = [\"/bin/sh\"]", "allow_hooks"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(key), "{text}: {error}");

@@ -17,6 +17,12 @@ pub(crate) fn is_root(test: &str) -> bool {
     is_root
 }
 
+/// An error with its causes.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// A tar archive, entry by entry, with names as they are given.
 #[derive(Default)]
 pub(crate) struct Archive {

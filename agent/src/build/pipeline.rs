@@ -9,7 +9,7 @@ use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::deployment::AppType;
 use drowse_api::image::{APP_FOLDER, APP_ID, LABEL_START, LABEL_START_ORIGIN, LABEL_TYPE};
 use drowse_api::{Digest, ErrorCode, Problem};
-use drowse_rootfs::bundle::AllowList;
+use drowse_rootfs::bundle::{notes, spec_of_image};
 use drowse_rootfs::{IdRange, Layer};
 use oci_spec::image::ImageConfiguration;
 use tokio::sync::watch;
@@ -42,18 +42,21 @@ pub(super) async fn run(
     let shop = Workshop { node, request, home, address, ids, status, cancel, deadline };
     let app_type = request.input.app_type;
     shop.say(&format!("building {} ({app_type})", request.app));
-    let prefix = if app_type == AppType::Bundle { "/" } else { APP_FOLDER };
-    let archive = request.input.source.clone();
-    let source = in_store(&shop, move |node| {
-        Ok(node.store.layer_from_archive(node.store.open_blob(&archive)?, prefix, APP_ID)?)
-    })
-    .await?;
     match app_type {
-        AppType::Static => static_site(&shop, source).await,
-        AppType::Bundle => bundle(&shop, source).await,
-        AppType::Npm => with_commands(&shop, source, "node").await,
-        AppType::Python => with_commands(&shop, source, "python").await,
+        AppType::Static => static_site(&shop, source(&shop).await?).await,
+        AppType::Bundle => bundle(&shop).await,
+        AppType::Npm => with_commands(&shop, source(&shop).await?, "node").await,
+        AppType::Python => with_commands(&shop, source(&shop).await?, "python").await,
     }
+}
+
+/// The upload as the layer of the app's own files.
+async fn source(shop: &Workshop<'_>) -> Result<Layer, Problem> {
+    let archive = shop.request.input.source.clone();
+    in_store(shop, move |node| {
+        Ok(node.store.layer_from_archive(node.store.open_blob(&archive)?, APP_FOLDER, APP_ID)?)
+    })
+    .await
 }
 
 async fn static_site(shop: &Workshop<'_>, source: Layer) -> Result<BuildStatus, Problem> {
@@ -74,12 +77,18 @@ async fn static_site(shop: &Workshop<'_>, source: Layer) -> Result<BuildStatus, 
     Ok(BuildStatus::Done { image, dependencies_reused: false })
 }
 
-async fn bundle(shop: &Workshop<'_>, source: Layer) -> Result<BuildStatus, Problem> {
-    let image = in_store(shop, move |node| {
-        let folder = node.store.unpack_layers(&[source])?.remove(0);
-        Ok(node.store.import_bundle(&folder, &AllowList::default())?)
+async fn bundle(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
+    let archive = shop.request.input.source.clone();
+    let imported = in_store(shop, move |node| {
+        let allow = &node.config.bundles;
+        let image = node.store.import_bundle_archive(node.store.open_blob(&archive)?, allow)?;
+        let spec = spec_of_image(&node.store.image(&image)?)?;
+        Ok((image, spec.map(|spec| notes(&spec, allow)).unwrap_or_default()))
     });
-    let image = image.await?;
+    let (image, notes) = imported.await?;
+    for note in notes {
+        shop.say(&note);
+    }
     shop.say("bundle imported, nothing to build");
     Ok(BuildStatus::Done { image, dependencies_reused: false })
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use drowse_api::MemoryBytes;
 use drowse_api::image::{APP_FOLDER, LABEL_TYPE};
-use drowse_api::instance::{Limits, Workload};
+use drowse_api::instance::{InstanceSpec, Limits, Workload};
 use drowse_launcher::Bind;
-use drowse_rootfs::bundle::{SpecInput, runtime_spec};
+use drowse_rootfs::bundle::{self, BundleError, SpecInput, runtime_spec};
 use drowse_rootfs::{IdRange, Image};
+use oci_spec::runtime::Spec;
 
 use super::error::SandboxError;
 use super::home::Home;
@@ -65,6 +67,25 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     of(node, wanted, &image, layers)
 }
 
+/// What an instance may use: as it was decided, and where its image is a bundle that limits itself
+/// further, that. Blocking.
+///
+/// # Errors
+/// If the image is missing or broken.
+pub fn limits(node: &Node, spec: &InstanceSpec) -> Result<Limits, SandboxError> {
+    let bundle = bundle::spec_of_image(&node.store.image(&spec.image)?)?;
+    Ok(bundle.map_or(spec.limits, |bundle| lowered(spec.limits, &bundle)))
+}
+
+fn lowered(limits: Limits, bundle: &Spec) -> Limits {
+    let own = bundle::own_limits(bundle);
+    Limits {
+        memory: limits.memory.min(MemoryBytes(own.memory.unwrap_or(u64::MAX))),
+        pids: limits.pids.min(own.pids.unwrap_or(u32::MAX)),
+        ..limits
+    }
+}
+
 fn label<'a>(image: &'a Image, name: &str) -> Option<&'a str> {
     image.config.labels_of_config()?.get(name).map(String::as_str)
 }
@@ -80,27 +101,39 @@ fn names(image: &Image, variable: &str) -> bool {
 ///
 /// # Errors
 /// As [`of_instance`].
-pub fn of(node: &Node, wanted: Wanted, image: &Image, layers: Vec<PathBuf>) -> Result<Plan, SandboxError> {
+pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) -> Result<Plan, SandboxError> {
+    let bundle = bundle::spec_of_image(image)?;
+    if let Some(bundle) = &bundle {
+        // What was allowed when it was deployed need not be allowed any more.
+        bundle::check(bundle, &node.config.bundles).map_err(BundleError::from)?;
+        wanted.limits = lowered(wanted.limits, bundle);
+        wanted.host_name = bundle.hostname().clone().unwrap_or(wanted.host_name);
+    }
+    let own_process = bundle.as_ref().and_then(|bundle| bundle.process().as_ref());
     let config = image.config.config().clone().unwrap_or_default();
     let passwd = read_in(&layers, "/etc/passwd").unwrap_or_default();
     let group = read_in(&layers, "/etc/group").unwrap_or_default();
     let user = resolve_user(&wanted_user(&image.config), &passwd, &group).map_err(SandboxError::Image)?;
-    let args = match wanted.command {
-        Some(command) => command,
-        None => command(&image.config, &layers).map_err(SandboxError::Image)?,
+    let args = match (wanted.command, own_process) {
+        (Some(command), _) => command,
+        // As the bundle has it: no shell and no profile before it.
+        (None, Some(process)) => process.args().clone().unwrap_or_default(),
+        (None, None) => command(&image.config, &layers).map_err(SandboxError::Image)?,
     };
     let of_image = config.env().iter().flatten().filter_map(|pair| pair.split_once('='));
     let mut env: BTreeMap<String, String> = of_image.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     env.entry("PATH".to_owned())
         .or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
-    env.insert("HOME".to_owned(), user.home.clone().unwrap_or_else(|| "/".to_owned()));
+    if own_process.is_none() || !env.contains_key("HOME") {
+        env.insert("HOME".to_owned(), user.home.clone().unwrap_or_else(|| "/".to_owned()));
+    }
     env.extend(wanted.env);
     let cwd = match config.working_dir() {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
         _ if layers.iter().any(|layer| layer.join(APP_FOLDER.trim_start_matches('/')).is_dir()) => APP_FOLDER.into(),
         _ => "/".into(),
     };
-    let spec = runtime_spec(&SpecInput {
+    let input = SpecInput {
         hostname: wanted.host_name.clone(),
         args,
         env,
@@ -113,7 +146,21 @@ pub fn of(node: &Node, wanted: Wanted, image: &Image, layers: Vec<PathBuf>) -> R
         pids: Some(wanted.limits.pids),
         cgroups_path: None,
         annotations: BTreeMap::new(),
-    })?;
+    };
+    let (spec, more) = match &bundle {
+        Some(bundle) => {
+            let merged = bundle::merged(&input, bundle, &node.config.bundles)?;
+            (merged.spec, merged.binds)
+        }
+        None => (runtime_spec(&input)?, Vec::new()),
+    };
+    wanted.binds.extend(more.into_iter().map(|bind| Bind {
+        source: bind.source,
+        target: bind.target,
+        read_only: bind.read_only,
+        // Files of the host keep their owners: an app gets at them as whoever it is there.
+        idmap: None,
+    }));
     let shown = files::Shown {
         folder: &wanted.home.shown(),
         layers: &layers,

@@ -1,24 +1,23 @@
-//! What every container of ours gets (namespaces of its own, no capability, no new
-//! privileges, masked and read-only paths), and how a third party's wishes are joined to it.
+//! What every container of ours gets: namespaces of its own, no capability, no new privileges, masked
+//! and read-only paths.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxMemoryBuilder, LinuxNamespace,
+    LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxMemoryBuilder, LinuxNamespace,
     LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, Mount, MountBuilder,
     PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
     UserBuilder,
 };
 
-use super::check::is_ours;
-use super::{AllowList, BundleError, SpecInput};
+use super::{BundleError, SpecInput};
 
 /// The specification's version that we write.
 const VERSION: &str = "1.2.0";
 /// Most open files: enough for a busy server, and below the hard limit of common hosts.
-const OPEN_FILES: u64 = 16_384;
+pub(super) const OPEN_FILES: u64 = 16_384;
 
 /// The description of one of our containers. Its user and group are host ids.
 ///
@@ -44,41 +43,6 @@ pub fn runtime_spec(input: &SpecInput) -> Result<Spec, BundleError> {
         .linux(linux.build()?)
         .annotations(input.annotations.clone().into_iter().collect::<HashMap<_, _>>())
         .build()?)
-}
-
-/// One of our containers, with what a third party's description asks for and may have: its resource
-/// limits of the process, umask, more temporary file systems and allowed binds, more masked and
-/// read-only paths, and hooks, devices, kernel parameters, joined namespaces, capabilities and
-/// OOM score from the allow-list. The description must have passed [`check`](super::check()).
-///
-/// # Errors
-/// As [`runtime_spec`].
-pub fn merged(input: &SpecInput, bundle: &Spec, allow: &AllowList) -> Result<Spec, BundleError> {
-    let mut spec = runtime_spec(input)?;
-    if let (Some(ours), Some(theirs)) = (spec.process_mut(), bundle.process()) {
-        merge_process(ours, theirs, allow)?;
-    }
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
-    mounts.extend(bundle.mounts().iter().flatten().filter(|mount| !is_ours(mount.destination())).cloned());
-    spec.set_mounts(Some(mounts));
-    spec.set_hooks(bundle.hooks().clone());
-    if let Some(root) = bundle.root() {
-        let root = RootBuilder::default().path("rootfs").readonly(root.readonly().unwrap_or(false)).build()?;
-        spec.set_root(Some(root));
-    }
-    if let (Some(mut ours), Some(theirs)) = (spec.linux().clone(), bundle.linux()) {
-        ours.set_sysctl(theirs.sysctl().clone());
-        ours.set_devices(theirs.devices().clone());
-        ours.set_masked_paths(Some(union(ours.masked_paths(), theirs.masked_paths())));
-        ours.set_readonly_paths(Some(union(ours.readonly_paths(), theirs.readonly_paths())));
-        let joined = |namespace: &LinuxNamespace| {
-            let same = |other: &&LinuxNamespace| other.typ() == namespace.typ() && other.path().is_some();
-            theirs.namespaces().iter().flatten().find(same).unwrap_or(namespace).clone()
-        };
-        ours.set_namespaces(Some(ours.namespaces().iter().flatten().map(joined).collect()));
-        spec.set_linux(Some(ours));
-    }
-    Ok(spec)
 }
 
 /// Paths that nobody inside can look into: runc's list, two that leak the host's power and heat
@@ -120,45 +84,6 @@ pub fn masked_paths() -> Vec<String> {
 #[must_use]
 pub fn read_only_paths() -> Vec<String> {
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"].map(str::to_owned).into()
-}
-
-fn union(ours: &Option<Vec<String>>, theirs: &Option<Vec<String>>) -> Vec<String> {
-    let mut seen = HashSet::new();
-    ours.iter().chain(theirs).flatten().filter(|path| seen.insert(*path)).cloned().collect()
-}
-
-fn merge_process(ours: &mut Process, theirs: &Process, allow: &AllowList) -> Result<(), BundleError> {
-    if let Some(umask) = theirs.user().umask() {
-        ours.user_mut().set_umask(Some(umask));
-    }
-    let mut limits: Vec<PosixRlimit> = theirs.rlimits().clone().unwrap_or_default();
-    for limit in ours.rlimits().iter().flatten() {
-        if !limits.iter().any(|other| other.typ() == limit.typ()) {
-            limits.push(*limit);
-        }
-    }
-    ours.set_rlimits(Some(limits));
-    ours.set_oom_score_adj(theirs.oom_score_adj().filter(|score| *score != 0));
-    let allowed = |set: &Option<HashSet<Capability>>| -> HashSet<Capability> {
-        let is_allowed = |capability: &&Capability| {
-            let name = serde_json::to_value(capability).ok();
-            name.as_ref()
-                .and_then(|name| name.as_str())
-                .is_some_and(|name| allow.capabilities.iter().any(|one| one == name))
-        };
-        set.iter().flatten().filter(is_allowed).copied().collect()
-    };
-    if let Some(theirs) = theirs.capabilities() {
-        let capabilities = LinuxCapabilitiesBuilder::default()
-            .bounding(allowed(theirs.bounding()))
-            .effective(allowed(theirs.effective()))
-            .inheritable(allowed(theirs.inheritable()))
-            .permitted(allowed(theirs.permitted()))
-            .ambient(allowed(theirs.ambient()))
-            .build()?;
-        ours.set_capabilities(Some(capabilities));
-    }
-    Ok(())
 }
 
 fn namespaces() -> Result<Vec<LinuxNamespace>, BundleError> {

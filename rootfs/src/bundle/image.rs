@@ -1,22 +1,24 @@
 //! A bundle as an image: its root becomes a layer, its description a label, so that bundles are
 //! stored, fetched and started like everything else.
 
+use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use drowse_api::Digest;
 use drowse_api::image::LABEL_TYPE;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
-use super::{AllowList, BundleError, check, json, read};
+use super::check::IDS;
+use super::{AllowList, BundleError, Refusal, Refusals, check, json, read};
+use crate::archive::{ArchiveError, Limits, decompressed};
 use crate::overlay::IdRange;
 use crate::store::{Image, ImageStore, StoreError};
+use crate::unpack::{self, Policy};
 
 /// Label with the whole of a bundle's `config.json`.
 const LABEL_SPEC: &str = "dev.drowse.bundle.config";
-/// Ids that an image may use (one user's range).
-const IDS: u32 = 65_536;
 
 /// The description that an image was imported with, if it was a bundle.
 ///
@@ -31,6 +33,18 @@ pub fn spec_of_image(image: &Image) -> Result<Option<Spec>, BundleError> {
 }
 
 impl ImageStore {
+    /// Makes an image of a bundle that a user sent as an archive (tar, plain or compressed by gzip or
+    /// zstd) of `config.json` and its root folder. Owners and permissions are kept as numbers.
+    ///
+    /// # Errors
+    /// [`StoreError::Archive`] with the entry that is refused; as [`import_bundle`](Self::import_bundle).
+    pub fn import_bundle_archive(&self, archive: File, allow: &AllowList) -> Result<Digest, StoreError> {
+        let folder = self.temporary_folder()?;
+        let stream = decompressed(archive, Limits::UPLOAD).map_err(ArchiveError::from)?;
+        unpack::unpack(stream, folder.path(), Policy::Bundle, Limits::UPLOAD).map_err(StoreError::Archive)?;
+        self.import_bundle(folder.path(), allow)
+    }
+
     /// Makes an image of the bundle in `dir`, if it asks for nothing but what `allow` has.
     ///
     /// # Errors
@@ -39,7 +53,8 @@ impl ImageStore {
         let bundle = |source| StoreError::Bundle { path: dir.to_owned(), source };
         let spec = read(dir).map_err(bundle)?;
         check(&spec, allow).map_err(|refusals| bundle(refusals.into()))?;
-        let process = checked_process(&spec).map_err(bundle)?;
+        let missing = Refusal { field: "process".to_owned(), found: "missing".to_owned(), advice: "add it" };
+        let process = spec.process().clone().ok_or_else(|| bundle(Refusals(vec![missing]).into()))?;
         let text = serde_json::to_string(&spec)
             .map_err(|source| bundle(BundleError::Malformed { path: dir.join("config.json"), source }))?;
         let root = open_root(dir, &spec).map_err(bundle)?;
@@ -51,6 +66,7 @@ impl ImageStore {
             other => other,
         })?;
         self.compose(None, &[layer], &|image| {
+            // What other tools read; we run what the label says.
             let mut config = image.config().clone().unwrap_or_default();
             config.set_entrypoint(process.args().clone());
             config.set_env(process.env().clone());
@@ -61,25 +77,6 @@ impl ImageStore {
             image.set_config(Some(config));
         })
     }
-}
-
-fn checked_process(spec: &Spec) -> Result<Process, BundleError> {
-    let unfit = |field, problem: &str| Err(BundleError::Unfit { field, problem: problem.to_owned() });
-    let Some(process) = spec.process() else {
-        return unfit("process", "it is missing; a bundle must say what to run");
-    };
-    if process.args().as_ref().is_none_or(Vec::is_empty) {
-        return unfit("process.args", "it is empty; a bundle must say what to run");
-    }
-    if !process.cwd().is_absolute() || process.cwd().components().any(|part| part == Component::ParentDir) {
-        return unfit("process.cwd", "write an absolute path without \"..\"");
-    }
-    let user = process.user();
-    let groups = user.additional_gids().iter().flatten().copied();
-    if let Some(id) = [user.uid(), user.gid()].into_iter().chain(groups).find(|id| *id >= IDS) {
-        return Err(BundleError::Id { id, count: IDS });
-    }
-    Ok(process.clone())
 }
 
 /// The bundle's root folder, inside the bundle and over no link.

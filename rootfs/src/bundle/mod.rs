@@ -2,51 +2,58 @@
 //!
 //! Ours are made by [`runtime_spec`] and always confine in full. A third party's is [`read`],
 //! [`check`]ed against what the operator allows, and [`merged`] into one of ours: it can ask for more
-//! than the defaults only where it is allowed to, and never for less confinement. Its cgroup, limits,
-//! seccomp filter, AppArmor and SELinux labels are ours to decide and are not looked at; capabilities
-//! that are not allowed are dropped.
+//! than the defaults only where it is allowed to, and never for less confinement. What is neither
+//! honoured nor dangerous (its cgroup, seccomp filter, AppArmor and SELinux labels, capabilities that
+//! are not allowed) is left out, and [`notes`] say so.
 
 mod check;
 mod defaults;
 mod image;
 mod json;
+mod merge;
+mod notes;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
-use serde::{Deserialize, Serialize};
+use oci_spec::runtime::{Capability, Spec};
 
 use crate::overlay::IdRange;
 
 pub use check::{Refusal, Refusals, check};
-pub use defaults::{masked_paths, merged, read_only_paths, runtime_spec};
+pub use defaults::{masked_paths, read_only_paths, runtime_spec};
 pub use image::spec_of_image;
+pub use merge::{Bind, Merged, OwnLimits, merged, own_limits};
+pub use notes::notes;
 
 /// The largest `config.json` that is read.
 const LARGEST_CONFIG: u64 = 1 << 20;
 
 /// What an operator lets third-party bundles ask for. Everything is refused by default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+///
+/// Hooks, devices and namespaces of the host are not here: nothing can allow them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowList {
-    /// Programs that may be hooks, by absolute path.
-    pub hooks: Vec<PathBuf>,
-    /// Device nodes, by absolute path on the host; a bundle may ask for the same device under the
-    /// same path.
-    pub devices: Vec<PathBuf>,
-    /// Host folders that may be bound, with all below them.
-    pub host_binds: Vec<PathBuf>,
-    /// Namespaces that may be joined, by absolute path.
-    pub namespace_paths: Vec<PathBuf>,
-    /// Kernel parameters that may be set, by name.
+    /// Files and folders of the host that may be shown, read-only: these alone and nothing below
+    /// them, where an app that may write could put a link to elsewhere.
+    pub binds: Vec<PathBuf>,
+    /// As `binds`, and they may be written to.
+    pub writable_binds: Vec<PathBuf>,
+    /// Kernel parameters of the container's own namespaces that may be set, by name.
     pub sysctls: Vec<String>,
     /// Capabilities that may be kept, as `CAP_NET_BIND_SERVICE`; others are dropped.
     pub capabilities: Vec<String>,
     /// The lowest `oomScoreAdj` that may be asked for.
     pub oom_score_adj: Option<i32>,
+}
+
+impl AllowList {
+    fn has(&self, capability: &Capability) -> bool {
+        let name = serde_json::to_value(capability).ok();
+        name.as_ref().and_then(|name| name.as_str()).is_some_and(|name| self.capabilities.iter().any(|one| one == name))
+    }
 }
 
 /// What our own instances differ in.

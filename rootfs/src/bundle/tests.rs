@@ -1,13 +1,14 @@
 //! Descriptions of ours, and what strangers' may ask for.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::store::{ImageStore, StoreError};
-use crate::testing::is_root;
+use crate::testing::{Archive, is_root};
 
 fn input() -> SpecInput {
     SpecInput {
@@ -77,7 +78,6 @@ fn our_own_description_confines_in_full() {
     for path in ["/proc/kcore", "/sys/devices/virtual/powercap", "/sys/firmware"] {
         assert!(masked.iter().any(|masked| masked == path), "{path}");
     }
-    assert!(check(&spec, &AllowList::default()).is_ok());
     assert!(runtime_spec(&SpecInput { uid: 65_536, ..input() }).is_err());
 }
 
@@ -98,7 +98,8 @@ fn a_description_is_the_same_after_writing_and_reading() {
 fn a_modest_bundle_passes_and_stays_confined() {
     let theirs = bundle(|_| {});
     assert_eq!(check(&theirs, &AllowList::default()), Ok(()));
-    let spec = merged(&input(), &theirs, &AllowList::default()).expect("merged");
+    let Merged { spec, binds } = merged(&input(), &theirs, &AllowList::default()).expect("merged");
+    assert_eq!(binds, []);
     let process = spec.process().as_ref().expect("a process");
     assert_eq!(process.no_new_privileges(), Some(true));
     let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().as_ref());
@@ -112,7 +113,7 @@ fn a_modest_bundle_passes_and_stays_confined() {
     assert!(masked.contains(&"/secret".to_owned()) && masked.contains(&"/sys/firmware".to_owned()));
     assert_eq!(spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly), Some(true));
     let allow = AllowList { capabilities: vec!["CAP_KILL".to_owned()], ..AllowList::default() };
-    let spec = merged(&input(), &theirs, &allow).expect("merged");
+    let Merged { spec, .. } = merged(&input(), &theirs, &allow).expect("merged");
     let sets = spec.process().as_ref().and_then(|process| process.capabilities().clone()).expect("sets");
     assert_eq!(sets.bounding().as_ref().map(std::collections::HashSet::len), Some(1));
 }
@@ -120,7 +121,7 @@ fn a_modest_bundle_passes_and_stays_confined() {
 #[test]
 fn everything_that_reaches_the_host_is_refused_by_field_with_what_to_do() {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change); 18] = [
+    let cases: [(&str, Change); 31] = [
         ("hooks.prestart[0]", |s| s["hooks"] = json!({"prestart": [{"path": "/bin/evil"}]})),
         ("hooks.createRuntime[0]", |s| s["hooks"] = json!({"createRuntime": [{"path": "/bin/evil"}]})),
         ("hooks.startContainer[0]", |s| s["hooks"] = json!({"startContainer": [{"path": "/bin/evil"}]})),
@@ -151,6 +152,24 @@ fn everything_that_reaches_the_host_is_refused_by_field_with_what_to_do() {
         ("linux.sysctl.kernel.core_pattern", |s| s["linux"]["sysctl"] = json!({"kernel.core_pattern": "|/bin/evil"})),
         ("process.oomScoreAdj", |s| s["process"]["oomScoreAdj"] = json!(-1000)),
         ("linux.rootfsPropagation", |s| s["linux"]["rootfsPropagation"] = json!("shared")),
+        ("linux.uidMappings", |s| s["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 1}])),
+        ("linux.resources.memory.limit", |s| s["linux"]["resources"] = json!({"memory": {"limit": 4096}})),
+        ("mounts[0].destination", |s| s["mounts"] = json!([{"destination": "/", "type": "tmpfs"}])),
+        ("mounts[0].options", |s| {
+            s["mounts"] = json!([{"destination": "/h", "type": "tmpfs", "options": ["huge=always"]}])
+        }),
+        ("hostname", |s| s["hostname"] = json!("a\n127.0.0.1 bank")),
+        ("process.user.uid", |s| s["process"]["user"]["uid"] = json!(0)),
+        ("process.user.gid", |s| s["process"]["user"]["gid"] = json!(65_536)),
+        ("process.user.additionalGids", |s| s["process"]["user"]["additionalGids"] = json!([70_000])),
+        ("process.args", |s| s["process"]["args"] = json!([])),
+        ("process.cwd", |s| s["process"]["cwd"] = json!("../..")),
+        ("process.env[0]", |s| s["process"]["env"] = json!(["PATH"])),
+        ("process.rlimits[0]", |s| s["process"]["rlimits"] = json!([{"type": "RLIMIT_RTPRIO", "hard": 99, "soft": 0}])),
+        ("process.rlimits[1]", |s| {
+            let limit = json!({"type": "RLIMIT_AS", "hard": 9, "soft": 9});
+            s["process"]["rlimits"] = json!([limit, limit])
+        }),
     ];
     for (field, change) in cases {
         let error = refused(change);
@@ -161,38 +180,160 @@ fn everything_that_reaches_the_host_is_refused_by_field_with_what_to_do() {
             "{error}"
         );
     }
-    assert!(refused(|s| *s = json!({"ociVersion": "1.0.2"})).starts_with("linux (missing)"));
+    let empty = refused(|s| *s = json!({"ociVersion": "1.0.2"}));
+    assert!(empty.starts_with("process (missing)") && empty.contains("; linux (missing)"), "{empty}");
 }
 
 #[test]
 fn what_the_operator_allows_passes() {
     let allow = AllowList {
-        hooks: vec!["/opt/hook".into()],
-        devices: vec!["/dev/kmsg".into()],
-        host_binds: vec!["/srv/shared".into()],
-        namespace_paths: vec!["/run/netns/a".into()],
+        binds: vec!["/srv/read".into()],
+        writable_binds: vec!["/srv/shared".into()],
         sysctls: vec!["net.core.somaxconn".to_owned()],
         capabilities: vec![],
         oom_score_adj: Some(-10),
     };
+    let bind = |source: &str, options: Value| json!({"destination": "/h", "type": "bind", "source": source, "options": options});
     let spec = bundle(|s| {
-        s["hooks"] = json!({"poststop": [{"path": "/opt/hook"}]});
-        s["mounts"] = json!([{"destination": "/h", "type": "bind", "source": "/srv/shared/a"}]);
-        s["linux"]["namespaces"][1]["path"] = json!("/run/netns/a");
+        s["mounts"] = json!([bind("/srv/shared", json!(["rbind"])), bind("/srv/read", json!(["bind", "ro"]))]);
         s["linux"]["sysctl"] = json!({"net.core.somaxconn": "100"});
         s["process"]["oomScoreAdj"] = json!(-5);
     });
     assert_eq!(check(&spec, &allow), Ok(()));
     let merged = merged(&input(), &spec, &allow).expect("merged");
-    let namespaces = merged.linux().as_ref().and_then(|linux| linux.namespaces().clone()).expect("namespaces");
-    assert!(namespaces.iter().any(|namespace| namespace.path().as_deref() == Some(Path::new("/run/netns/a"))));
-    for outside in ["/srv/shared/../secret", "/srv/sharedness", "/srv"] {
-        let spec = bundle(|s| s["mounts"] = json!([{"destination": "/h", "type": "bind", "source": outside}]));
+    let target = || "/h".into();
+    assert_eq!(
+        merged.binds,
+        [
+            Bind { source: "/srv/shared".into(), target: target(), read_only: false },
+            Bind { source: "/srv/read".into(), target: target(), read_only: true }
+        ]
+    );
+    let mounts = merged.spec.mounts().clone().unwrap_or_default();
+    assert!(mounts.iter().all(|mount| mount.typ().as_deref() != Some("bind")));
+    for outside in ["/srv/shared/below", "/srv/shared/../secret", "/srv/sharedness", "/srv", "/srv/read"] {
+        let spec = bundle(|s| s["mounts"] = json!([bind(outside, json!(["bind"]))]));
         assert!(check(&spec, &allow).is_err(), "{outside}");
     }
-    // Another device under an allowed name.
-    let disk = bundle(|s| s["linux"]["devices"] = json!([{"path": "/dev/kmsg", "type": "c", "major": 8, "minor": 0}]));
-    assert!(check(&disk, &allow).is_err());
+}
+
+/// What `runc spec` writes, version 1.1, in all that matters here.
+fn of_runc() -> Value {
+    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let mount = |destination: &str, kind: &str, options: Value| json!({"destination": destination, "type": kind, "source": kind, "options": options});
+    json!({
+        "ociVersion": "1.0.2-dev",
+        "process": {
+            "terminal": true, "user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/",
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "runc",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            mount("/dev", "tmpfs", json!(["nosuid", "strictatime", "mode=755", "size=65536k"])),
+            mount("/dev/pts", "devpts", json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])),
+            mount("/dev/shm", "tmpfs", json!(["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])),
+            mount("/dev/mqueue", "mqueue", json!(["nosuid", "noexec", "nodev"])),
+            mount("/sys", "sysfs", json!(["nosuid", "noexec", "nodev", "ro"])),
+            mount("/sys/fs/cgroup", "cgroup", json!(["nosuid", "noexec", "nodev", "relatime", "ro"]))
+        ],
+        "linux": {
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "namespaces": [
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}
+            ],
+            "maskedPaths": ["/proc/acpi", "/proc/kcore"],
+            "readonlyPaths": ["/proc/bus", "/proc/sys"]
+        }
+    })
+}
+
+#[test]
+fn what_runc_spec_writes_needs_one_change_and_is_told_what_is_left_out() {
+    let mut value = of_runc();
+    let spec: Spec = serde_json::from_value(value.clone()).expect("a description");
+    let refusals = check(&spec, &AllowList::default()).expect_err("it is root");
+    assert_eq!(refusals.0.iter().map(|refusal| refusal.field.as_str()).collect::<Vec<_>>(), ["process.user.uid"]);
+    value["process"]["user"]["uid"] = json!(1000);
+    let spec: Spec = serde_json::from_value(value).expect("a description");
+    assert_eq!(check(&spec, &AllowList::default()), Ok(()));
+    let notes = notes(&spec, &AllowList::default());
+    let fields: Vec<_> = notes.iter().filter_map(|note| Some(note.split_once(':')?.0)).collect();
+    assert_eq!(fields, ["process.terminal", "process.capabilities", "linux.resources"], "{notes:?}");
+    let Merged { spec, .. } = merged(&input(), &spec, &AllowList::default()).expect("merged");
+    let process = spec.process().as_ref().expect("a process");
+    assert_eq!(process.terminal(), Some(false));
+    assert_eq!(spec.mounts().as_ref().map(Vec::len), Some(6), "ours alone");
+}
+
+#[test]
+fn all_that_is_refused_is_told_at_once() {
+    let error = refused(|s| {
+        s["process"]["user"]["uid"] = json!(0);
+        s["hooks"] = json!({"poststop": [{"path": "/bin/evil"}]});
+        s["linux"]["sysctl"] = json!({"kernel.core_pattern": "x"});
+    });
+    for field in ["hooks.poststop[0]", "process.user.uid", "linux.sysctl.kernel.core_pattern"] {
+        assert!(error.contains(field), "{field}: {error}");
+    }
+}
+
+#[test]
+fn limits_of_a_bundle_only_lower() {
+    let theirs = bundle(|s| {
+        s["process"]["rlimits"] = json!([
+            {"type": "RLIMIT_NOFILE", "hard": 1_000_000, "soft": 100},
+            {"type": "RLIMIT_CORE", "hard": 7, "soft": 7}
+        ]);
+        s["process"]["user"] = json!({"uid": 5, "gid": 0, "umask": 63, "additionalGids": [20]});
+        s["mounts"] = json!([{"destination": "/t", "type": "tmpfs", "options": ["uid=5", "size=1m"]}]);
+        s["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 0}});
+    });
+    assert_eq!(check(&theirs, &AllowList::default()), Ok(()));
+    assert_eq!(own_limits(&theirs), OwnLimits { memory: Some(64 << 20), pids: None });
+    let Merged { spec, .. } = merged(&input(), &theirs, &AllowList::default()).expect("merged");
+    let process = spec.process().as_ref().expect("a process");
+    let limits: Vec<_> = process.rlimits().iter().flatten().map(|limit| (limit.soft(), limit.hard())).collect();
+    assert_eq!(limits, [(100, 16_384), (0, 0)]);
+    assert_eq!(process.user().umask(), Some(63));
+    assert_eq!(process.user().additional_gids().as_deref(), Some(&[6_553_620][..]));
+    let tmpfs = spec.mounts().iter().flatten().find(|mount| mount.destination() == Path::new("/t")).cloned();
+    let options = tmpfs.and_then(|mount| mount.options().clone()).unwrap_or_default();
+    assert_eq!(options, ["size=1m", "uid=6553605", "gid=6553600"]);
+}
+
+#[test]
+fn a_bundle_that_was_sent_keeps_owners_and_permissions() {
+    if !is_root("a_bundle_that_was_sent_keeps_owners_and_permissions") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = ImageStore::open(&folder.path().join("images")).expect("a store");
+    let config = serde_json::to_string(&bundle(|_| {})).expect("text");
+    let sent = |archive: Archive| {
+        let path = folder.path().join("sent.tar");
+        fs::write(&path, archive.end()).expect("written");
+        store.import_bundle_archive(fs::File::open(&path).expect("opens"), &AllowList::default())
+    };
+    let archive =
+        Archive::owned(1234).file("config.json", &config).folder("rootfs").with_mode("rootfs/run", 0o4751, "x");
+    let archive = archive.special(tar::EntryType::Char, "rootfs/dev/null");
+    let image = store.image(&sent(archive).expect("imported")).expect("an image");
+    let root = store.unpack(&image).expect("unpacks").remove(0);
+    let found = fs::metadata(root.join("run")).expect("is there");
+    assert_eq!((found.uid(), found.mode() & 0o7777), (1234, 0o751), "as it was, without setuid");
+    assert!(!root.join("dev/null").exists());
+    let elsewhere = Archive::new().file("config.json", &config).special(tar::EntryType::Char, "rootfs/null");
+    let error = crate::testing::in_full(&sent(elsewhere).expect_err("refused"));
+    assert!(error.contains("device nodes are not allowed"), "{error}");
+    let foreign = Archive::owned(70_000).file("config.json", &config).file("rootfs/a", "x");
+    let error = crate::testing::in_full(&sent(foreign).expect_err("refused"));
+    assert!(error.contains("70000"), "{error}");
+    assert_eq!(fs::read_dir(store.dir().join("tmp")).expect("tmp").count(), 0);
 }
 
 #[test]

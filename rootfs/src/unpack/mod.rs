@@ -29,8 +29,9 @@ pub enum Policy {
     /// A layer: folders, files, links, pipes, whiteouts; owners are kept. Device nodes are refused,
     /// except below `dev`, where they are left out: a sandbox has a /dev of its own.
     Layer,
-    /// The root folder of a bundle: as a layer, but names that begin with `.wh.` are refused.
-    Root,
+    /// A bundle, its configuration beside its root folder: as a layer, but names that begin with
+    /// `.wh.` are refused, and the /dev of device nodes is `rootfs/dev`.
+    Bundle,
     /// What a user sends: folders, files and symbolic links; everything belongs to this id, modes
     /// become 0755 or 0644; version control folders (`.git`) are left out.
     Upload {
@@ -106,7 +107,7 @@ impl Unpacker {
         if name.starts_with(WHITEOUT) {
             return match self.policy {
                 Policy::Layer => self.whiteout(entry, folder, name),
-                Policy::Root | Policy::Upload { .. } => refuse("names that begin with .wh. have a meaning in images"),
+                Policy::Bundle | Policy::Upload { .. } => refuse("names that begin with .wh. have a meaning in images"),
             };
         }
         let attributes = self.attributes(entry);
@@ -122,7 +123,9 @@ impl Unpacker {
             return refuse("only files, folders and symbolic links can be uploaded");
         }
         if entry.kind == Kind::Device {
-            return match entry.path.components().next() {
+            let mut parts = entry.path.components();
+            let top = if self.policy == Policy::Bundle { parts.nth(1) } else { parts.next() };
+            return match top {
                 Some(b"dev") => Ok(()),
                 _ => refuse("device nodes are not allowed in images"),
             };
@@ -155,7 +158,7 @@ impl Unpacker {
                 Attributes { uid: owner, gid: owner, mode: if is_executable { 0o755 } else { 0o644 } }
             }
             // The sticky bit, and setgid of folders (which only hands down a group), are harmless.
-            Policy::Layer | Policy::Root => {
+            Policy::Layer | Policy::Bundle => {
                 let kept = if entry.kind == Kind::Folder { 0o3777 } else { 0o1777 };
                 Attributes { uid: entry.uid, gid: entry.gid, mode: entry.mode & kept }
             }
@@ -165,7 +168,7 @@ impl Unpacker {
     fn place(&mut self, entry: &Entry, folder: &[u8], name: &[u8]) -> Result<Place, UnpackError> {
         let owner = match self.policy {
             Policy::Upload { owner } => owner,
-            Policy::Layer | Policy::Root => 0,
+            Policy::Layer | Policy::Bundle => 0,
         };
         self.tree.place(folder, name, owner).map_err(|error| through(entry, error))
     }
