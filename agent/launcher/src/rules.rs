@@ -110,7 +110,8 @@ rules! {
         WorkingFolderInside "working-folder-inside": "the working folder is entered as the app and is inside", "CVE-2024-21626";
         DescriptorsClosed "descriptors-closed": "a program gets its three streams and no other descriptor", "CVE-2024-21626, CVE-2016-9962";
     }
-    "init" {
+    "launcher and init" {
+        LauncherReadOnly "launcher-read-only": "the launcher's program cannot be written by way of /proc, not even by root", "CVE-2019-5736";
         InitFromMemory "init-from-memory": "pid 1 is a sealed copy in memory, no file of the host", "CVE-2019-5736";
         InitUser "init-user": "pid 1 is nobody that an app or its files could be", "credentials(7)";
         InitCapabilities "init-capabilities": "pid 1 has no capability in any set", "capabilities(7)";

@@ -14,9 +14,10 @@ mod overlay;
 mod process;
 mod root;
 mod sandbox;
+mod shield;
 mod spec;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -62,8 +63,13 @@ struct Running {
 pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_env_filter(EnvFilter::try_from_env("DROWSE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
         .init();
+    if let Err(error) = shield::program() {
+        tracing::error!("the launcher's program cannot be made read-only: {error}");
+        return ExitCode::FAILURE;
+    }
     let socket: OwnedFd = match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(socket) => socket,
         Err(error) => {
@@ -87,6 +93,8 @@ pub fn main() -> ExitCode {
 /// The launcher could not be set up, or cannot wait for events.
 pub fn serve(socket: OwnedFd) -> Result<(), ServeError> {
     let set_up = |call| move |source: io::Error| ServeError::SetUp { call, source };
+    // Run from a mount without a path it would be called by a number.
+    let _ = rustix::thread::set_name(c"drowse-launcher");
     // A session of its own: Ctrl-C on the agent's terminal is the agent's to handle.
     let _ = nix::unistd::setsid();
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
