@@ -1,7 +1,8 @@
 //! The agent's events: numbered, bounded, kept over restarts, and followed by the controller.
 //!
 //! One JSON object a line. Numbers rise and never repeat; a restart of the agent leaves a gap, so
-//! that a number whose line a power cut took is not given again.
+//! that a number whose line a power cut took is not given again. A log that begins anew has another
+//! id, so that its numbers are not taken for those of the one before.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,6 +10,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use drowse_api::EventLogId;
+use drowse_api::agent::Told;
 use drowse_api::event::{AgentEvent, EventKind};
 use drowse_api::instance::InstanceSpec;
 use jiff::Timestamp;
@@ -31,6 +34,7 @@ pub struct EventsError {
 /// The log of events. Shared by reference.
 #[derive(Debug)]
 pub struct EventLog {
+    id: EventLogId,
     path: PathBuf,
     // A lock and no channel: an event has its number when `tell` returns.
     inner: Mutex<Inner>,
@@ -70,9 +74,10 @@ impl EventLog {
             Err(other) => return Err(error("read")(other)),
         }
         let next = kept.back().map_or(1, |last: &AgentEvent| last.sequence + GAP);
+        let id = kept.iter().rev().find_map(|event| event.log.clone()).unwrap_or_else(EventLogId::generate);
         let file = rewrite(path, &kept).map_err(error("write"))?;
         let inner = Inner { file, lines: kept.len(), kept, next };
-        Ok(Self { path: path.to_owned(), latest: watch::Sender::new(next - 1), inner: Mutex::new(inner) })
+        Ok(Self { id, path: path.to_owned(), latest: watch::Sender::new(next - 1), inner: Mutex::new(inner) })
     }
 
     /// Adds an event about an instance; the node's own are told as events of the node.
@@ -82,6 +87,7 @@ impl EventLog {
         }
         self.add(AgentEvent {
             sequence: 0,
+            log: None,
             at: Timestamp::now(),
             kind,
             app: Some(spec.app.clone()),
@@ -96,6 +102,7 @@ impl EventLog {
         let (at, kind) = (Timestamp::now(), EventKind::Node);
         self.add(AgentEvent {
             sequence: 0,
+            log: None,
             at,
             kind,
             app: None,
@@ -103,6 +110,19 @@ impl EventLog {
             instance: None,
             message: message.into(),
         });
+    }
+
+    /// Which log it is.
+    #[must_use]
+    pub fn id(&self) -> &EventLogId {
+        &self.id
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn newest(&self) -> Told {
+        let sequence = self.lock().kept.back().map_or(0, |last| last.sequence);
+        Told { log: self.id.clone(), sequence }
     }
 
     /// The kept events after number `after`, and a signal that moves with each further one.
@@ -122,6 +142,7 @@ impl EventLog {
     fn add(&self, mut event: AgentEvent) {
         let mut inner = self.lock();
         event.sequence = inner.next;
+        event.log = Some(self.id.clone());
         inner.next += 1;
         let instance = event.instance.as_ref().map(ToString::to_string).unwrap_or_default();
         tracing::info!(sequence = event.sequence, instance, "{}", event.message);
@@ -190,6 +211,19 @@ mod tests {
         assert_eq!(all[..2], seen[..]);
         assert!(all[2].sequence > seen[1].sequence);
         assert_eq!(second.after(seen[1].sequence), all[2..]);
+    }
+
+    #[test]
+    fn a_log_keeps_its_id_and_a_new_one_has_another() {
+        let folder = tempfile::tempdir().expect("folder");
+        let first = log(folder.path());
+        first.about_node("one");
+        let id = first.id().clone();
+        assert_eq!(first.newest(), Told { log: id.clone(), sequence: first.after(0)[0].sequence });
+        drop(first);
+        assert_eq!(*log(folder.path()).id(), id);
+        std::fs::remove_file(folder.path().join("events")).expect("removes");
+        assert_ne!(*log(folder.path()).id(), id);
     }
 
     #[test]

@@ -10,10 +10,11 @@
 //! | `POST /v1/instances/{id}/stop` | control | [`StopRequest`]: SIGTERM, grace, SIGKILL; idempotent; answers its status at once |
 //! | `DELETE /v1/instances/{id}?epoch=N` | control | stop without grace if needed and forget it with its files; idempotent |
 //! | `GET /v1/instances/{id}/logs?follow=BOOL&tail=N` | control | NDJSON of [`LogLine`](crate::instance::LogLine) |
-//! | `GET /v1/events?after=SEQUENCE` | control | NDJSON of [`AgentEvent`](crate::event::AgentEvent), then live |
+//! | `GET /v1/events?after=SEQUENCE&log=ID` | control | NDJSON of [`AgentEvent`](crate::event::AgentEvent), then live; from the first if the agent's log is another |
 //! | `PUT /v1/blobs/{digest}` | control | store a blob; refused if the body has another digest |
 //! | `POST /v1/blobs` | control | store a blob of unknown digest; answers [`BlobStored`] |
 //! | `GET`, `HEAD /v1/blobs/{digest}` | control | serve a blob |
+//! | `GET /v1/builds` | control | a list of [`KnownBuild`] |
 //! | `PUT /v1/builds/{deployment}` | control | [`BuildRequest`]: start a build; idempotent |
 //! | `GET /v1/builds/{deployment}` | control | [`BuildStatus`] |
 //! | `GET /v1/builds/{deployment}/logs?follow=BOOL` | control | NDJSON of log lines |
@@ -28,7 +29,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::deployment::BuildInput;
 use crate::instance::InstanceStatus;
-use crate::{AppName, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, NodeName, Problem, UserId};
+use crate::{
+    AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, MemoryBytes, NodeName, Problem, UserId,
+};
 
 /// A host and its agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +83,18 @@ pub enum Verdict {
 pub struct InstancesPicture {
     /// Every instance the agent knows.
     pub instances: Vec<InstanceStatus>,
+    /// The newest of the agent's events at this moment: what led here was told by it or before.
+    #[serde(default)]
+    pub told: Option<Told>,
+}
+
+/// A place in an agent's events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The log of events.
+    pub log: EventLogId,
+    /// The number in it.
+    pub sequence: u64,
 }
 
 /// Ends an instance: SIGTERM to its main process, then SIGKILL to all of it.
@@ -107,6 +122,9 @@ pub struct BlobStored {
 pub struct BuildRequest {
     /// The deployment it is for, which is also its id.
     pub deployment: DeploymentId,
+    /// Whose decision it is; kept and reported.
+    #[serde(default)]
+    pub controller: Option<ControllerId>,
     /// The app, for the log.
     pub app: AppName,
     /// Whose id range and caches it uses.
@@ -117,6 +135,16 @@ pub struct BuildRequest {
     pub env: BTreeMap<String, String>,
     /// What the build may use.
     pub limits: BuildLimits,
+}
+
+/// A build that a node has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownBuild {
+    /// The deployment it is for.
+    pub deployment: DeploymentId,
+    /// The controller that had it made, as its request said.
+    #[serde(default)]
+    pub controller: Option<ControllerId>,
 }
 
 /// What a build may use.
@@ -158,7 +186,8 @@ pub enum BuildStatus {
         /// Whether the layer of dependencies was reused from an earlier build.
         dependencies_reused: bool,
     },
-    /// It failed; never tried again.
+    /// It failed; never tried again, unless the code is `unavailable`: then the agent was restarted
+    /// meanwhile, and a repeated PUT begins it anew.
     Failed {
         /// Code, sentence, hint, and the last lines of the log.
         problem: Problem,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, DeploymentId, InstanceId};
+use crate::{AppName, DeploymentId, EventLogId, InstanceId};
 
 /// One thing that happened, as users read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub enum EventKind {
 pub struct AgentEvent {
     /// Its place in this agent's order; kept over restarts of the agent.
     pub sequence: u64,
+    /// Which order that is: an agent whose files were lost begins another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<EventLogId>,
     /// When.
     pub at: Timestamp,
     /// What kind.

@@ -230,6 +230,18 @@ random_id_type!(
     /// The public half of an access token.
     TokenId, "token id"
 );
+random_id_type!(
+    /// The lineage of a controller's records: made with its database, and kept by its backups.
+    ControllerId, "controller id"
+);
+random_id_type!(
+    /// One start of a controller. Revisions of routing tables can be compared within one only.
+    RunId, "run id"
+);
+random_id_type!(
+    /// One log of an agent's events. Numbers of events can be compared within one only.
+    EventLogId, "event log id"
+);
 text_type!(
     /// A host that runs an agent.
     NodeName,

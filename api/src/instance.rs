@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, UserId};
+use crate::{AppName, ControllerId, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, UserId};
 
 /// One copy of a deployment, as the controller wants it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,10 @@ pub struct InstanceSpec {
     pub id: InstanceId,
     /// The decision this spec belongs to; the agent refuses an older one.
     pub epoch: Epoch,
+    /// Whose decision it is. The agent keeps and reports it: what a controller does not know and
+    /// did not make is not its to end.
+    #[serde(default)]
+    pub controller: Option<ControllerId>,
     /// Whose pool and id range it lives in.
     pub user: UserId,
     /// The app, for logs and the host name inside.
@@ -92,6 +96,9 @@ pub struct InstanceStatus {
     pub id: InstanceId,
     /// The newest epoch the agent has accepted for it.
     pub epoch: Epoch,
+    /// The controller that had it made, as its spec said.
+    #[serde(default)]
+    pub controller: Option<ControllerId>,
     /// The app, deployment and user it belongs to.
     pub app: AppName,
     /// The deployment it is a copy of.

@@ -21,5 +21,8 @@ mod sink;
 pub mod units;
 
 pub use error::{ErrorCode, Problem};
-pub use ids::{AppName, DeploymentId, Digest, Epoch, HostName, InstanceId, NodeName, TokenId, UserId};
+pub use ids::{
+    AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, HostName, InstanceId, NodeName, RunId, TokenId,
+    UserId,
+};
 pub use units::MemoryBytes;

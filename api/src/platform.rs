@@ -15,7 +15,8 @@
 //! | `GET /v1/deployments/{id}/watch` | NDJSON of [`DeploymentUpdate`]; ends when the deploy has ended |
 //! | `GET /v1/events?app=NAME&after=REVISION&follow=BOOL&tail=N` | NDJSON of [`Event`](crate::event::Event) |
 //! | `GET /v1/doctor` | a list of [`NodeChecks`] |
-//! | `GET /v1/routes/watch` (routers) | NDJSON of [`RouteTable`](crate::routing::RouteTable) |
+//! | `GET /healthz` | `ok`; needs nobody's token |
+//! | `GET /v1/routes/watch?router=NAME` (routers) | a router is there as long as it follows; NDJSON of [`RouteTable`](crate::routing::RouteTable) |
 //! | `PUT /v1/routers/{name}` (routers) | [`RouterStatus`](crate::routing::RouterStatus) |
 
 use std::collections::BTreeMap;

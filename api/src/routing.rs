@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, DeploymentId, HostName, InstanceId, NodeName};
+use crate::{AppName, DeploymentId, HostName, InstanceId, NodeName, RunId};
 
 /// Every host name the router answers for. Immutable: a change is a new table with a new revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteTable {
-    /// Rises with every change, also over restarts of the controller.
+    /// Rises with every change within one run of the controller.
     pub revision: u64,
+    /// The run. Over runs the newer table is the one that the controller offers now, whatever its
+    /// revision: its records may have been put back to an older state.
+    #[serde(default)]
+    pub run: Option<RunId>,
     /// The domain that apps live under; cookies for it are dropped.
     pub domain: String,
     /// From host name to what answers for it.
@@ -60,6 +64,9 @@ pub struct RouterStatus {
     pub name: String,
     /// Revision of the table it serves by.
     pub applied: u64,
+    /// The run of the controller that made that table.
+    #[serde(default)]
+    pub run: Option<RunId>,
     /// Requests and upgraded connections in flight, by instance; instances with none are left out.
     pub in_flight: BTreeMap<InstanceId, u64>,
 }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// An amount of memory or disk, in bytes. Serialised as a number; read from text such as `512MiB`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct MemoryBytes(pub u64);
 
@@ -70,6 +71,35 @@ impl FromStr for MemoryBytes {
     }
 }
 
+impl<'de> Deserialize<'de> for MemoryBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Amount)
+    }
+}
+
+/// Reads a number of bytes, or a text.
+struct Amount;
+
+impl Visitor<'_> for Amount {
+    type Value = MemoryBytes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of bytes, or a text such as \"512MiB\"")
+    }
+
+    fn visit_u64<E: Error>(self, bytes: u64) -> Result<MemoryBytes, E> {
+        Ok(MemoryBytes(bytes))
+    }
+
+    fn visit_i64<E: Error>(self, bytes: i64) -> Result<MemoryBytes, E> {
+        u64::try_from(bytes).map(MemoryBytes).map_err(|_| E::custom("an amount of memory is not negative"))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<MemoryBytes, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +111,14 @@ mod tests {
         assert_eq!(MemoryBytes::mib(1536).to_string(), "1.5 GiB");
         assert!("lots".parse::<MemoryBytes>().is_err());
         assert!("99999999999GiB".parse::<MemoryBytes>().is_err());
+    }
+
+    #[test]
+    fn amounts_are_read_from_numbers_and_from_text() {
+        let read = serde_json::from_str::<MemoryBytes>;
+        assert_eq!(read("536870912").expect("a number"), MemoryBytes::mib(512));
+        assert_eq!(read("\"512MiB\"").expect("a text"), MemoryBytes::mib(512));
+        assert!(read("-1").is_err() && read("\"many\"").is_err() && read("1.5").is_err());
+        assert_eq!(serde_json::to_string(&MemoryBytes::kib(1)).expect("writes"), "1024");
     }
 }

@@ -94,7 +94,12 @@ impl NodeView {
                 }
             }
             Learnt::NoInstance(id) => drop(self.instances.remove(&id)),
-            Learnt::Build(id, status) => drop(self.builds.insert(id, status)),
+            Learnt::Build(id, status) => {
+                if status.is_none() {
+                    self.kept_builds.remove(&id);
+                }
+                self.builds.insert(id, status);
+            }
             Learnt::BuildAccepted(id) => drop(self.builds.remove(&id)),
         }
     }

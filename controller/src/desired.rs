@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drowse_api::event::EventKind;
-use drowse_api::{AppName, DeploymentId, InstanceId};
+use drowse_api::{AppName, ControllerId, DeploymentId, InstanceId};
 use drowse_store::{Change, Entry, Record, Revision, Store, StoreError, record};
 use jiff::Timestamp;
 
-use crate::model::{App, Build, Counter, Cursor, Deployment, Instance, Token, User};
+use crate::model::{App, Build, Counter, Cursor, Deployment, Instance, KnownRouter, Lineage, Stray, Token, User};
 
 /// A record and the revision that last changed it.
 #[derive(Debug)]
@@ -28,13 +28,19 @@ impl<T> Clone for Held<T> {
     }
 }
 
-/// All records of one kind, by id.
-#[derive(Debug, Clone)]
-pub struct Table<T>(BTreeMap<String, Held<T>>);
+/// All records of one kind, by id. A clone is the same map until one of them changes.
+#[derive(Debug)]
+pub struct Table<T>(Arc<BTreeMap<String, Held<T>>>);
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(Arc::default())
+    }
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
@@ -53,6 +59,16 @@ impl<T> Table<T> {
     /// All of them with their revisions.
     pub fn held(&self) -> impl Iterator<Item = &Held<T>> {
         self.0.values()
+    }
+
+    /// Whether nothing of it changed between the two.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn map(&mut self) -> &mut BTreeMap<String, Held<T>> {
+        Arc::make_mut(&mut self.0)
     }
 
     /// The revision that last changed a record; 0 if it does not exist.
@@ -217,7 +233,7 @@ macro_rules! tables {
                 $(for entry in store.list(&record::prefix::<$type>()).await?.entries {
                     let Entry { modified, .. } = entry;
                     let value = Arc::new(record::decode::<$type>(&entry)?);
-                    desired.$field.0.insert(value.id(), Held { value, modified });
+                    desired.$field.map().insert(value.id(), Held { value, modified });
                 })*
                 Ok(desired)
             }
@@ -237,10 +253,10 @@ macro_rules! tables {
                 match write {
                     $(Write::$type(value) => {
                         let held = Held { value: Arc::clone(value), modified: revision };
-                        self.$field.0.insert(value.id(), held);
+                        self.$field.map().insert(value.id(), held);
                     })*
                     Write::Delete(key) => match key.split_once('/') {
-                        $(Some((<$type as Record>::KIND, id)) => drop(self.$field.0.remove(id)),)*
+                        $(Some((<$type as Record>::KIND, id)) => drop(self.$field.map().remove(id)),)*
                         _ => {}
                     },
                 }
@@ -266,9 +282,21 @@ tables! {
     cursors: Cursor;
     /// The numbers of the stored events.
     counters: Counter;
+    /// Whose records these are; one.
+    lineages: Lineage;
+    /// What nodes have and no record knows.
+    strays: Stray;
+    /// Routers that have reported.
+    routers: KnownRouter;
 }
 
 impl Desired {
+    /// Whose records these are. Absent only before the first start's first step.
+    #[must_use]
+    pub fn lineage(&self) -> Option<&ControllerId> {
+        self.lineages.iter().next().map(|lineage| &lineage.id)
+    }
+
     /// The deployments of an app, newest first.
     #[must_use]
     pub fn deployments_of(&self, app: &AppName) -> Vec<&Arc<Deployment>> {

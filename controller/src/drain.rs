@@ -1,6 +1,7 @@
 //! When an instance that gets no new requests has finished its old ones.
 
 use drowse_api::InstanceId;
+use drowse_api::routing::RouterStatus;
 use drowse_store::Revision;
 use jiff::{SignedDuration, Timestamp};
 
@@ -22,8 +23,9 @@ pub fn is_drained(
         return true;
     }
     let is_published = picture.published.as_of >= decided;
-    let has_let_go = |status: &drowse_api::routing::RouterStatus| {
-        status.applied >= picture.published.table && status.in_flight.get(instance).is_none_or(|count| *count == 0)
+    let has_let_go = |status: &Option<RouterStatus>| {
+        let is_free = |status: &RouterStatus| status.in_flight.get(instance).is_none_or(|count| *count == 0);
+        picture.published.is_applied(status.as_ref()) && status.as_ref().is_some_and(is_free)
     };
     is_published && !picture.routers.is_empty() && picture.routers.values().all(has_let_go)
 }

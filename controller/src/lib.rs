@@ -21,6 +21,7 @@ pub mod phase;
 pub mod picture;
 pub mod plan;
 pub mod reconcile;
+pub mod routers;
 pub mod routes;
 pub mod serve;
 #[cfg(any(test, feature = "sim"))]

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use drowse_api::deployment::{AppType, BuildInput};
 use drowse_api::platform::Wanted;
-use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, NodeName, Problem, TokenId, UserId};
+use drowse_api::{
+    AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, NodeName, Problem, TokenId, UserId,
+};
 use drowse_store::Record;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -283,6 +285,67 @@ pub struct Cursor {
     pub node: NodeName,
     /// The newest of its events that is stored.
     pub sequence: u64,
+    /// The log that this number is of.
+    #[serde(default)]
+    pub log: Option<EventLogId>,
+}
+
+/// Whose records these are. Made with the database and restored with it: what a node reports with
+/// this id and no record knows was decided after the backup that the records come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The id.
+    pub id: ControllerId,
+}
+
+/// Something that a node has and no record knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stray {
+    /// The node.
+    pub node: NodeName,
+    /// What it is.
+    pub thing: Thing,
+    /// Whether these records had it made: then it is ended. What others had made is left alone.
+    pub is_ours: bool,
+    /// Since when it is known.
+    pub since: Timestamp,
+}
+
+/// What a stray is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Thing {
+    /// An instance.
+    Instance(InstanceId),
+    /// A build.
+    Build(DeploymentId),
+}
+
+impl std::fmt::Display for Thing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Instance(id) => write!(f, "instance {id}"),
+            Self::Build(id) => write!(f, "build {id}"),
+        }
+    }
+}
+
+impl Stray {
+    fn key(&self) -> String {
+        match &self.thing {
+            Thing::Instance(id) => format!("{}.instance.{id}", self.node),
+            Thing::Build(id) => format!("{}.build.{id}", self.node),
+        }
+    }
+}
+
+/// A router that has reported. Whoever starts next waits for it, until it is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownRouter {
+    /// Its name: its node.
+    pub name: NodeName,
+    /// When it reported first.
+    pub since: Timestamp,
 }
 
 /// The numbers of the stored events.
@@ -313,4 +376,7 @@ record!(Deployment, "deployment", self => self.id.to_string());
 record!(Build, "build", self => self.deployment.to_string());
 record!(Instance, "instance", self => self.id.to_string());
 record!(Cursor, "cursor", self => self.node.to_string());
+record!(Lineage, "lineage", self => "controller".to_owned());
+record!(Stray, "stray", self => self.key());
+record!(KnownRouter, "router", self => self.name.to_string());
 record!(Counter, "counter", self => "events".to_owned());

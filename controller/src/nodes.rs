@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drowse_api::agent::{InstancesPicture, NodeInfo};
+use drowse_api::agent::{InstancesPicture, KnownBuild, NodeInfo};
 use drowse_api::client::{Client, Lines};
 use drowse_api::event::EventKind;
 use drowse_api::{ErrorCode, NodeName, Problem};
@@ -34,6 +34,9 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// How soon a call that succeeded may be made again: the node's report of its effect is on its way.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long a node's report waits for the node's events before it.
+const HEARD: Duration = Duration::from_millis(250);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -105,6 +108,13 @@ struct Task {
     was_connected: Option<bool>,
 }
 
+/// What a node says first.
+struct Found {
+    first: InstancesPicture,
+    builds: Vec<KnownBuild>,
+    lines: Lines<InstancesPicture>,
+}
+
 /// When the same call about the same subject may be made again.
 struct Pause {
     call: Call,
@@ -117,9 +127,11 @@ impl Task {
         let mut failures = 0;
         loop {
             match self.connect().await {
-                Ok((first, lines)) => {
+                Ok(Found { first, builds, lines }) => {
                     failures = 0;
-                    self.tell(|view| *view = NodeView { is_connected: true, ..NodeView::default() }.with(first));
+                    let kept_builds = builds.into_iter().map(|build| (build.deployment, build.controller)).collect();
+                    let found = NodeView { is_connected: true, kept_builds, ..NodeView::default() }.with(first);
+                    self.tell(|view| *view = found);
                     self.note(true, "answers").await;
                     let problem = self.serve(lines).await;
                     self.tell(|view| view.is_connected = false);
@@ -134,7 +146,7 @@ impl Task {
         }
     }
 
-    async fn connect(&self) -> Result<(InstancesPicture, Lines<InstancesPicture>), Problem> {
+    async fn connect(&self) -> Result<Found, Problem> {
         let info: NodeInfo = self.client.get("/v1/node").await?;
         if info.name != self.name {
             let detail = format!("its agent calls itself {}: correct [[agents]] or agent.toml", info.name);
@@ -143,7 +155,8 @@ impl Task {
         let mut lines = self.client.lines("/v1/instances/watch").await?;
         let first = lines.next().await?;
         let first = first.ok_or_else(|| Problem::new(ErrorCode::Unavailable, "its report ended at once"))?;
-        Ok((first, lines))
+        let builds = self.client.get("/v1/builds").await?;
+        Ok(Found { first, builds, lines })
     }
 
     /// Follows the node and makes calls until the node is lost.
@@ -155,7 +168,10 @@ impl Task {
         loop {
             tokio::select! {
                 picture = lines.next() => match picture {
-                    Ok(Some(picture)) => self.tell(|view| *view = std::mem::take(view).with(picture)),
+                    Ok(Some(picture)) => {
+                        self.hear(&picture).await;
+                        self.tell(|view| *view = std::mem::take(view).with(picture));
+                    }
                     Ok(None) => return Problem::new(ErrorCode::Unavailable, "it ended its report"),
                     Err(problem) => return problem,
                 },
@@ -187,6 +203,15 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Waits a moment until the events that led to `picture` are stored, so that they stand before
+    /// those of the decisions that follow from it.
+    async fn hear(&self, picture: &InstancesPicture) {
+        let Some(told) = &picture.told else { return };
+        let mut records = self.ledger.subscribe();
+        // An error means that the events are late, which delays nothing else.
+        let _ = tokio::time::timeout(HEARD, records.wait_for(|desired| events::has(desired, &self.name, told))).await;
     }
 
     fn may(&self, subject: &str, call: &Call) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use drowse_api::agent::BuildStatus;
 use drowse_api::instance::InstanceStatus;
 use drowse_api::routing::RouterStatus;
-use drowse_api::{DeploymentId, Epoch, InstanceId, NodeName, Problem};
+use drowse_api::{ControllerId, DeploymentId, Epoch, InstanceId, NodeName, Problem, RunId};
 use drowse_store::Revision;
 
 use crate::config::Settings;
@@ -19,8 +19,8 @@ pub struct Picture {
     pub desired: Arc<Desired>,
     /// What the nodes report.
     pub nodes: BTreeMap<NodeName, NodeView>,
-    /// What the routers have applied.
-    pub routers: BTreeMap<String, RouterStatus>,
+    /// What the routers have applied; `None` for one that has not reported to this run yet.
+    pub routers: BTreeMap<NodeName, Option<RouterStatus>>,
     /// The table they are offered.
     pub published: Published,
     /// What has a number.
@@ -28,8 +28,10 @@ pub struct Picture {
 }
 
 /// Which table is published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
+    /// The run of this controller.
+    pub run: RunId,
     /// Its revision: of the records when its content last changed.
     pub table: u64,
     /// The revision of the records that it is right for.
@@ -44,10 +46,20 @@ pub struct NodeView {
     pub is_connected: bool,
     /// Its instances.
     pub instances: BTreeMap<InstanceId, InstanceStatus>,
+    /// The builds it had when it was found, with whose they are.
+    pub kept_builds: BTreeMap<DeploymentId, Option<ControllerId>>,
     /// Builds it was asked about; `None` for those it does not have.
     pub builds: BTreeMap<DeploymentId, Option<BuildStatus>>,
     /// Commands that it refused.
     pub refusals: BTreeMap<Refused, Problem>,
+}
+
+impl Published {
+    /// Whether a router serves by this table or a newer one.
+    #[must_use]
+    pub fn is_applied(&self, router: Option<&RouterStatus>) -> bool {
+        router.is_some_and(|status| status.run.as_ref() == Some(&self.run) && status.applied >= self.table)
+    }
 }
 
 /// A command that a node refused.

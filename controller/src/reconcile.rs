@@ -2,11 +2,10 @@
 //! and by time, and looks again. It never retries inside; what failed is looked at next time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use drowse_api::NodeName;
-use drowse_api::routing::RouterStatus;
 use drowse_store::StoreError;
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -16,7 +15,8 @@ use crate::config::Settings;
 use crate::ledger::Ledger;
 use crate::nodes::Node;
 use crate::picture::Picture;
-use crate::plan::plan;
+use crate::plan::{Call, plan};
+use crate::routers::Routers;
 use crate::routes::Publisher;
 
 /// Decisions that follow from decisions are made at once, up to this depth.
@@ -26,26 +26,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The nodes by name.
 pub type Nodes = BTreeMap<NodeName, Node>;
-
-/// What the routers have told. In memory: after a restart they tell again.
-#[derive(Debug, Default)]
-pub struct Routers(
-    // Held for one map operation, never across an await.
-    Mutex<BTreeMap<String, RouterStatus>>,
-);
-
-impl Routers {
-    /// Keeps what a router tells.
-    pub fn put(&self, status: RouterStatus) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(status.name.clone(), status);
-    }
-
-    /// What they told last.
-    #[must_use]
-    pub fn all(&self) -> BTreeMap<String, RouterStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// The loop's own.
 #[derive(Debug)]
@@ -87,22 +67,30 @@ impl Reconciler {
 
     /// Everything that can be decided now, and what the nodes are to be told.
     async fn turn(&mut self) -> Result<(), StoreError> {
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
             let picture = self.picture();
             let next = plan(&picture, Timestamp::now());
             let has_decisions = !next.steps.is_empty();
             let committed = self.ledger.commit(&picture.desired, next.steps).await;
             if !has_decisions || committed.is_err() {
-                let mut calls = next.calls;
-                for (name, node) in self.nodes.iter() {
-                    node.want(calls.remove(name).unwrap_or_default());
-                }
+                self.want(next.calls);
                 return committed.map(drop);
+            }
+            if round == ROUNDS {
+                // They follow from what was decided before, and nodes must not wait for a plan that
+                // goes on deciding.
+                self.want(next.calls);
             }
         }
         // More follows from what was decided: look again at once.
         self.wake.notify_one();
         Ok(())
+    }
+
+    fn want(&self, mut calls: BTreeMap<NodeName, Vec<Call>>) {
+        for (name, node) in self.nodes.iter() {
+            node.want(calls.remove(name).unwrap_or_default());
+        }
     }
 
     fn picture(&mut self) -> Picture {

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use drowse_api::HostName;
 use drowse_api::platform::Wanted;
 use drowse_api::routing::{Endpoint, Route, RouteTable};
-use drowse_store::Revision;
+use drowse_api::{HostName, RunId};
 use tokio::sync::watch;
 
 use crate::desired::Desired;
@@ -98,17 +97,19 @@ fn app_route(desired: &Desired, app: &App, instances: &[&Arc<Instance>]) -> Rout
 #[derive(Debug)]
 pub struct Publisher {
     domain: HostName,
+    run: RunId,
     table: watch::Sender<Arc<RouteTable>>,
-    as_of: Revision,
+    /// The records that the table was made from.
+    made_from: Desired,
 }
 
 impl Publisher {
     /// With the table of these records.
     #[must_use]
     pub fn new(domain: HostName, desired: &Desired) -> Self {
-        let hosts = hosts(desired, &domain);
-        let table = RouteTable { revision: desired.revision.0, domain: domain.to_string(), hosts };
-        Self { domain, table: watch::Sender::new(Arc::new(table)), as_of: desired.revision }
+        let run = RunId::generate();
+        let table = table(&domain, &run, desired, hosts(desired, &domain));
+        Self { domain, run, table: watch::Sender::new(Arc::new(table)), made_from: desired.clone() }
     }
 
     /// For those who follow it.
@@ -119,14 +120,27 @@ impl Publisher {
 
     /// Brings the table up to these records. Its revision rises only if its content changes.
     pub fn publish(&mut self, desired: &Desired) -> Published {
-        if desired.revision > self.as_of {
-            let hosts = hosts(desired, &self.domain);
-            self.as_of = desired.revision;
-            if hosts != self.table.borrow().hosts {
-                let table = RouteTable { revision: desired.revision.0, domain: self.domain.to_string(), hosts };
-                self.table.send_replace(Arc::new(table));
+        if desired.revision > self.made_from.revision {
+            if !is_same(desired, &self.made_from) {
+                let hosts = hosts(desired, &self.domain);
+                if hosts != self.table.borrow().hosts {
+                    self.table.send_replace(Arc::new(table(&self.domain, &self.run, desired, hosts)));
+                }
             }
+            self.made_from = desired.clone();
         }
-        Published { table: self.table.borrow().revision, as_of: self.as_of }
+        let as_of = self.made_from.revision;
+        Published { run: self.run.clone(), table: self.table.borrow().revision, as_of }
     }
+}
+
+/// Whether no record that [`hosts`] looks at changed between the two.
+fn is_same(one: &Desired, other: &Desired) -> bool {
+    one.apps.is_same(&other.apps)
+        && one.deployments.is_same(&other.deployments)
+        && one.instances.is_same(&other.instances)
+}
+
+fn table(domain: &HostName, run: &RunId, desired: &Desired, hosts: BTreeMap<HostName, Route>) -> RouteTable {
+    RouteTable { revision: desired.revision.0, run: Some(run.clone()), domain: domain.to_string(), hosts }
 }

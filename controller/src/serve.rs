@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drowse_api::UserId;
 use drowse_api::event::EventKind;
+use drowse_api::{ControllerId, UserId};
 use drowse_store::{Store, StoreError};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
@@ -22,10 +22,11 @@ use crate::api::{Api, router};
 use crate::config::Config;
 use crate::desired::{Desired, Fact, Step};
 use crate::ledger::Ledger;
-use crate::model::User;
+use crate::model::{Lineage, User};
 use crate::nodes::Node;
 use crate::peer::Peer;
-use crate::reconcile::{Nodes, Reconciler, Routers};
+use crate::reconcile::{Nodes, Reconciler};
+use crate::routers::Routers;
 use crate::routes::Publisher;
 
 /// How often history that nobody needs is dropped.
@@ -121,7 +122,6 @@ impl Controller {
     /// A state that cannot be read, a listener that cannot be opened.
     pub async fn start(config: Config, store: Store) -> Result<Self, ServeError> {
         let ledger = Ledger::open(store, config.limits.events).await?;
-        // A revision of its own for every start: the routes below are newer than all before.
         let base = ledger.desired();
         ledger.commit(&base, vec![first_step(&base, &config)]).await?;
         let (config, wake) = (Arc::new(config), Arc::new(Notify::new()));
@@ -133,10 +133,13 @@ impl Controller {
         let nodes = Arc::new(nodes);
         let publisher = Publisher::new(config.domain.clone(), &ledger.desired());
         let end = CancellationToken::new();
+        let known = ledger.desired();
+        let expected = known.routers.iter().map(|router| router.name.clone());
+        let expected = expected.chain(config.router.as_ref().map(|router| router.node.clone()));
         let api = Api {
             ledger: ledger.clone(),
             nodes: Arc::clone(&nodes),
-            routers: Arc::new(Routers::default()),
+            routers: Arc::new(Routers::expecting(expected)),
             table: publisher.subscribe(),
             config: Arc::clone(&config),
             wake: Arc::clone(&wake),
@@ -169,7 +172,10 @@ impl Controller {
 
 fn first_step(desired: &Desired, config: &Config) -> Step {
     let fact = Fact::new(EventKind::Node, format!("controller {} started", env!("CARGO_PKG_VERSION")));
-    let step = Step::default().told(fact);
+    let mut step = Step::default().told(fact);
+    if desired.lineage().is_none() {
+        step = step.and(Lineage { id: ControllerId::generate() });
+    }
     if desired.users.iter().next().is_some() {
         return step;
     }

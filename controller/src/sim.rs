@@ -12,7 +12,7 @@ use axum::routing::{get, post, put};
 use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::event::{AgentEvent, EventKind};
 use drowse_api::instance::{Failure, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure};
-use drowse_api::{AppName, DeploymentId, Digest, InstanceId, NodeName, Problem};
+use drowse_api::{AppName, ControllerId, DeploymentId, Digest, ErrorCode, EventLogId, InstanceId, NodeName, Problem};
 use jiff::Timestamp;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -55,6 +55,7 @@ pub struct SimInstance {
 
 struct SimBuild {
     app: AppName,
+    controller: Option<ControllerId>,
     status: BuildStatus,
     script: BuildScript,
 }
@@ -64,6 +65,7 @@ struct World {
     instances: BTreeMap<InstanceId, SimInstance>,
     builds: BTreeMap<DeploymentId, SimBuild>,
     events: Vec<AgentEvent>,
+    log: EventLogId,
     calls: Vec<String>,
     most_running: BTreeMap<AppName, usize>,
     builds_started: usize,
@@ -100,6 +102,7 @@ impl SimAgent {
             instances: BTreeMap::new(),
             builds: BTreeMap::new(),
             events: Vec::new(),
+            log: EventLogId::generate(),
             calls: Vec::new(),
             most_running: BTreeMap::new(),
             builds_started: 0,
@@ -144,6 +147,24 @@ impl SimAgent {
             for instance in world.instances.values_mut() {
                 instance.status.state = InstanceState::Stopped { reason: "the host was rebooted".to_owned() };
             }
+        });
+    }
+
+    /// As after a restart of the agent: builds under way are broken off.
+    pub fn break_builds_off(&self) {
+        self.shared.change(|world| {
+            for build in world.builds.values_mut().filter(|build| !is_over(&build.status)) {
+                let problem = Problem::new(ErrorCode::Unavailable, "the agent was restarted during the build");
+                build.status = BuildStatus::Failed { problem };
+            }
+        });
+    }
+
+    /// As after a loss of its files: its events begin anew.
+    pub fn lose_events(&self) {
+        self.shared.change(|world| {
+            world.events.clear();
+            world.log = EventLogId::generate();
         });
     }
 
@@ -238,6 +259,7 @@ impl World {
     fn tell(&mut self, kind: EventKind, spec: Option<&InstanceSpec>, message: &str) {
         self.events.push(AgentEvent {
             sequence: self.events.len() as u64 + 1,
+            log: Some(self.log.clone()),
             at: Timestamp::now(),
             kind,
             app: spec.map(|spec| spec.app.clone()),
@@ -261,6 +283,7 @@ impl World {
         let status = InstanceStatus {
             id: spec.id.clone(),
             epoch: spec.epoch,
+            controller: spec.controller.clone(),
             app: spec.app.clone(),
             deployment: spec.deployment.clone(),
             user: spec.user.clone(),
@@ -302,11 +325,21 @@ impl World {
     fn build(&mut self, request: BuildRequest) {
         let script = self.build_script.clone();
         let builds_started = &mut self.builds_started;
+        // As the agent does: one that was broken off is begun anew.
+        self.builds.retain(|id, build| *id != request.deployment || !was_broken_off(&build.status));
         self.builds.entry(request.deployment).or_insert_with(|| {
             *builds_started += 1;
-            SimBuild { app: request.app, status: BuildStatus::Preparing, script }
+            SimBuild { app: request.app, controller: request.controller, status: BuildStatus::Preparing, script }
         });
     }
+}
+
+fn is_over(status: &BuildStatus) -> bool {
+    matches!(status, BuildStatus::Done { .. } | BuildStatus::Failed { .. })
+}
+
+fn was_broken_off(status: &BuildStatus) -> bool {
+    matches!(status, BuildStatus::Failed { problem } if problem.code == ErrorCode::Unavailable)
 }
 
 fn routes(shared: Shared) -> Router {
@@ -320,6 +353,7 @@ fn routes(shared: Shared) -> Router {
         .route("/v1/instances/{id}/logs", get(calls::instance_logs))
         .route("/v1/events", get(calls::events))
         .route("/v1/blobs", post(calls::store_blob))
+        .route("/v1/builds", get(calls::builds))
         .route("/v1/builds/{id}", put(calls::put_build).get(calls::ask_build).delete(calls::delete_build))
         .route("/v1/builds/{id}/logs", get(calls::build_logs))
         .layer(from_fn_with_state(shared.clone(), hang))

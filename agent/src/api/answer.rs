@@ -67,6 +67,8 @@ pub struct Query {
     pub tail: Option<usize>,
     /// The number after which to begin.
     pub after: u64,
+    /// The log of events that the number is of.
+    pub log: Option<String>,
 }
 
 /// Reads what stands after the question mark.

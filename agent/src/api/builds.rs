@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query as UrlQuery, State};
 use axum::response::Response;
-use drowse_api::agent::{BuildRequest, BuildStatus};
+use drowse_api::agent::{BuildRequest, BuildStatus, KnownBuild};
 use drowse_api::{DeploymentId, ErrorCode, Problem};
 
 use super::Shared;
@@ -23,6 +23,10 @@ pub(super) async fn put(
         return Err(Problem::new(ErrorCode::BadRequest, detail).into());
     }
     Ok(Json(agent.builds.put(request).await?))
+}
+
+pub(super) async fn list(State(agent): State<Shared>) -> Json<Vec<KnownBuild>> {
+    Json(agent.builds.list())
 }
 
 pub(super) async fn status(State(agent): State<Shared>, Path(id): Path<String>) -> Answer<BuildStatus> {

@@ -21,10 +21,12 @@ pub(super) async fn list(State(agent): State<Shared>) -> Json<Vec<InstanceStatus
 
 pub(super) async fn watch(State(agent): State<Shared>) -> Response {
     let mut board = agent.instances.watch();
-    stream::respond(|lines| async move {
+    stream::respond(move |lines| async move {
         loop {
             let instances = board.borrow_and_update().values().cloned().collect();
-            lines.send(&InstancesPicture { instances }).await?;
+            // After the look: what led to what was seen has been told by then.
+            let told = Some(agent.node.events.newest());
+            lines.send(&InstancesPicture { instances, told }).await?;
             if board.changed().await.is_err() {
                 return Ok(());
             }

@@ -55,6 +55,7 @@ pub fn router(agent: Shared) -> Router {
         .route("/v1/instances", get(instances::list))
         .route("/v1/instances/{id}", put(instances::put).delete(instances::delete))
         .route("/v1/instances/{id}/stop", post(instances::stop))
+        .route("/v1/builds", get(builds::list))
         .route("/v1/builds/{id}", put(builds::put).get(builds::status).delete(builds::delete))
         .layer(DefaultBodyLimit::max(MAX_JSON))
         .layer(from_fn(deadline));

@@ -32,7 +32,10 @@ pub(super) async fn events(
     State(agent): State<Shared>,
     url: Result<UrlQuery<Query>, QueryRejection>,
 ) -> Result<Response, Refused> {
-    let mut after = query(url)?.after;
+    let query = query(url)?;
+    // A number of another log says nothing about this one.
+    let is_ours = query.log.is_none_or(|log| log == agent.node.events.id().as_str());
+    let mut after = if is_ours { query.after } else { 0 };
     Ok(stream::respond(move |lines| async move {
         let mut latest = agent.node.events.watch();
         loop {

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drowse_api::agent::{BuildRequest, BuildStatus};
-use drowse_api::{DeploymentId, ErrorCode, Problem};
+use drowse_api::agent::{BuildRequest, BuildStatus, KnownBuild};
+use drowse_api::{ControllerId, DeploymentId, ErrorCode, Problem};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,7 @@ pub struct Builds {
 /// One build: its latest status, and the end of its task.
 #[derive(Debug, Clone)]
 struct Build {
+    controller: Option<ControllerId>,
     status: watch::Sender<BuildStatus>,
     cancel: CancellationToken,
     /// Cancelled when the task is over and nothing of its sandbox is left.
@@ -40,8 +41,9 @@ struct Build {
 }
 
 impl Build {
-    fn new(status: BuildStatus) -> Self {
-        Self { status: watch::Sender::new(status), cancel: CancellationToken::new(), over: CancellationToken::new() }
+    fn new(status: BuildStatus, controller: Option<ControllerId>) -> Self {
+        let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
+        Self { controller, status: watch::Sender::new(status), cancel, over }
     }
 }
 
@@ -50,13 +52,13 @@ impl Builds {
     /// off and are cleaned up.
     pub async fn open(node: Node, addresses: Arc<Addresses>) -> Self {
         let mut known = BTreeMap::new();
-        for (id, status) in record::find(&home::builds(&node.config)) {
+        for (id, status, controller) in record::find(&home::builds(&node.config)) {
             // One that has ended was cleaned up before its end was written down.
             let build = if is_final(&status) {
-                Build::new(status)
+                Build::new(status, controller)
             } else {
                 clean(&node, &Home::build(&node.config, &id)).await;
-                Build::new(broken_off())
+                Build::new(broken_off(), controller)
             };
             build.over.cancel();
             known.insert(id, build);
@@ -80,8 +82,8 @@ impl Builds {
         let address = self.addresses.take().map_err(|error| Problem::new(ErrorCode::Exhausted, error.to_string()))?;
         let home = Home::build(&self.node.config, &id);
         let status = BuildStatus::Preparing;
-        let build = Build::new(status.clone());
-        if let Err(problem) = record::keep(&home.folder, &id, &status).await {
+        let build = Build::new(status.clone(), request.controller.clone());
+        if let Err(problem) = record::keep(&home.folder, &id, &status, build.controller.as_ref()).await {
             self.addresses.free(address);
             return Err(problem);
         }
@@ -96,7 +98,7 @@ impl Builds {
                 Err(problem) => BuildStatus::Failed { problem },
             };
             // The record first: who reads the status may act on it.
-            if let Err(problem) = record::keep(&home.folder, &id, &status).await {
+            if let Err(problem) = record::keep(&home.folder, &id, &status, build.controller.as_ref()).await {
                 tracing::error!("cannot keep the end of build {id}: {problem}");
             }
             build.status.send_replace(status);
@@ -115,6 +117,16 @@ impl Builds {
         build
             .map(|build| build.status.borrow().clone())
             .ok_or_else(|| Problem::new(ErrorCode::NotFound, format!("this node has no build {id}")))
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn list(&self) -> Vec<KnownBuild> {
+        let known = |(id, build): (&DeploymentId, &Build)| KnownBuild {
+            deployment: id.clone(),
+            controller: build.controller.clone(),
+        };
+        self.lock().iter().map(known).collect()
     }
 
     /// Whether nothing more will be in its log.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use drowse_api::agent::BuildStatus;
-use drowse_api::{DeploymentId, ErrorCode, Problem};
+use drowse_api::{ControllerId, DeploymentId, ErrorCode, Problem};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
@@ -17,6 +17,8 @@ const VERSION: u32 = 1;
 struct Record {
     id: DeploymentId,
     status: BuildStatus,
+    #[serde(default)]
+    controller: Option<ControllerId>,
 }
 
 fn path(folder: &Path) -> PathBuf {
@@ -24,8 +26,14 @@ fn path(folder: &Path) -> PathBuf {
 }
 
 /// Writes how a build stands.
-pub(super) async fn keep(folder: &Path, id: &DeploymentId, status: &BuildStatus) -> Result<(), Problem> {
-    let (folder, record) = (folder.to_owned(), Record { id: id.clone(), status: status.clone() });
+pub(super) async fn keep(
+    folder: &Path,
+    id: &DeploymentId,
+    status: &BuildStatus,
+    controller: Option<&ControllerId>,
+) -> Result<(), Problem> {
+    let record = Record { id: id.clone(), status: status.clone(), controller: controller.cloned() };
+    let folder = folder.to_owned();
     let written = tokio::task::spawn_blocking(move || {
         let made = std::fs::create_dir_all(&folder);
         made.map_err(|source| durable::DurableError::Io { action: "make", path: folder.clone(), source })?;
@@ -40,19 +48,19 @@ pub(super) async fn keep(folder: &Path, id: &DeploymentId, status: &BuildStatus)
 }
 
 /// Every build below `folder`. One whose record cannot be read counts as broken off: it can be built again.
-pub(super) fn find(folder: &Path) -> Vec<(DeploymentId, BuildStatus)> {
+pub(super) fn find(folder: &Path) -> Vec<(DeploymentId, BuildStatus, Option<ControllerId>)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let builds = entries.filter_map(|entry| {
         let id = DeploymentId::parse(entry.file_name().to_str()?).ok()?;
-        let status = match durable::load::<Record>(&path(&entry.path()), MAGIC, VERSION) {
-            Ok(Some(record)) if record.id == id => record.status,
-            Ok(_) => BuildStatus::Preparing,
+        let (status, controller) = match durable::load::<Record>(&path(&entry.path()), MAGIC, VERSION) {
+            Ok(Some(record)) if record.id == id => (record.status, record.controller),
+            Ok(_) => (BuildStatus::Preparing, None),
             Err(error) => {
                 tracing::error!("{error}");
-                BuildStatus::Preparing
+                (BuildStatus::Preparing, None)
             }
         };
-        Some((id, status))
+        Some((id, status, controller))
     });
     builds.collect()
 }

@@ -75,6 +75,7 @@ pub(super) fn binds(config: &Config, id: &InstanceId) -> Vec<Bind> {
 #[must_use]
 pub fn sites_spec(image: Digest, epoch: Epoch) -> InstanceSpec {
     InstanceSpec {
+        controller: None,
         id: InstanceId::parse(SITES).expect("a fixed word"),
         epoch,
         user: UserId::parse("system").expect("a fixed word"),

@@ -248,6 +248,7 @@ impl Host for FakeHost {
 /// A spec that differs from test to test only where it matters.
 pub fn spec(epoch: u64, on_boot_failure: OnBootFailure) -> InstanceSpec {
     InstanceSpec {
+        controller: None,
         id: InstanceId::parse("one").expect("an id"),
         epoch: Epoch(epoch),
         user: UserId::parse("user").expect("an id"),

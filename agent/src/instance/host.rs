@@ -39,6 +39,7 @@ impl Record {
             _ => None::<ProcessIdentity>,
         };
         InstanceStatus {
+            controller: spec.controller.clone(),
             id: spec.id.clone(),
             epoch: spec.epoch,
             app: spec.app.clone(),

@@ -147,6 +147,7 @@ impl Agent {
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(packed.stdout))]);
         let stored: BlobStored = self.client.upload(Method::POST, "/v1/blobs", body).await?;
         let request = BuildRequest {
+            controller: None,
             deployment: DeploymentId::parse(id).expect("an id"),
             app: AppName::parse("test-app").expect("a name"),
             user: UserId::parse("user").expect("an id"),
@@ -175,6 +176,7 @@ impl Agent {
         workload: Workload,
     ) -> Result<InstanceStatus, Problem> {
         let spec = InstanceSpec {
+            controller: None,
             id: InstanceId::parse(id).expect("an id"),
             epoch: Epoch(epoch),
             user: UserId::parse("user").expect("an id"),

@@ -66,8 +66,13 @@ impl Control {
     pub(crate) async fn run(mut self) {
         let (news, mut inbox) = mpsc::channel(16);
         let (reports, report) = watch::channel(Report { status: self.status(), contact: 0 });
-        let table = follow(self.controller.clone(), "/v1/routes/watch", news.clone(), News::Table, true);
-        let endpoints = follow(self.agent.clone(), "/v1/endpoints/watch", news, News::Endpoints, false);
+        let table = {
+            // By its name: the controller counts on whoever follows.
+            let path = format!("/v1/routes/watch?router={}", self.node);
+            follow(self.controller.clone(), path, news.clone(), News::Table, true)
+        };
+        let path = "/v1/endpoints/watch".to_owned();
+        let endpoints = follow(self.agent.clone(), path, news, News::Endpoints, false);
         let followers = [tokio::spawn(table), tokio::spawn(endpoints)];
         let reporter = tokio::spawn(report_changes(self.controller.clone(), self.node.clone(), report));
         let emptied = Arc::clone(&self.emptied);
@@ -102,7 +107,7 @@ impl Control {
 
     fn apply_table(&mut self, table: RouteTable) {
         let revision = table.revision;
-        if self.table.as_ref().is_some_and(|known| known.revision > revision) {
+        if self.table.as_ref().is_some_and(|known| known.run == table.run && known.revision > revision) {
             tracing::warn!(revision, "the controller's table is older than ours; taking it as the truth");
         }
         if self.table.as_ref() == Some(&table) {
@@ -169,7 +174,8 @@ impl Control {
                 *in_flight.entry(id.clone()).or_default() += inside;
             }
         }
-        RouterStatus { name: self.node.to_string(), applied: picture.revision.unwrap_or(0), in_flight }
+        let (applied, run) = (picture.revision.unwrap_or(0), picture.run.clone());
+        RouterStatus { name: self.node.to_string(), applied, run, in_flight }
     }
 }
 
@@ -185,7 +191,7 @@ impl Report {
     /// Whether the controller waits for this: another revision, or another set of busy instances.
     fn is_news(&self, fresh: &Report) -> bool {
         self.contact != fresh.contact
-            || self.status.applied != fresh.status.applied
+            || (self.status.applied, &self.status.run) != (fresh.status.applied, &fresh.status.run)
             || !self.status.in_flight.keys().eq(fresh.status.in_flight.keys())
     }
 }
@@ -193,7 +199,7 @@ impl Report {
 /// Follows a stream for as long as the router lives, connecting again when it ends.
 async fn follow<T: DeserializeOwned + Send + 'static>(
     client: Client,
-    path: &'static str,
+    path: String,
     news: mpsc::Sender<News>,
     wrap: fn(T) -> News,
     announces: bool,
@@ -201,7 +207,7 @@ async fn follow<T: DeserializeOwned + Send + 'static>(
     let mut pause = FIRST_PAUSE;
     loop {
         let ended = async {
-            let mut lines = client.lines::<T>(path).await?;
+            let mut lines = client.lines::<T>(&path).await?;
             if announces && news.send(News::Connected).await.is_err() {
                 return Ok(());
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use drowse_api::agent::EndpointsPicture;
 use drowse_api::routing::{Endpoint, Route, RouteTable};
-use drowse_api::{InstanceId, NodeName};
+use drowse_api::{InstanceId, NodeName, RunId};
 
 use crate::instance::{Instance, Ticket};
 
@@ -17,6 +17,8 @@ use crate::instance::{Instance, Ticket};
 pub(crate) struct Picture {
     /// Absent until a table is known.
     pub(crate) revision: Option<u64>,
+    /// The run of the controller that made the table.
+    pub(crate) run: Option<RunId>,
     pub(crate) domain: String,
     hosts: HashMap<Box<str>, Target>,
     /// Every instance that a target names, for the sweeps and the status.
@@ -102,7 +104,8 @@ impl Picture {
             };
             hosts.insert(host.as_str().into(), target);
         }
-        Picture { revision: Some(table.revision), domain: table.domain.clone(), hosts, instances }
+        let (revision, run) = (Some(table.revision), table.run.clone());
+        Picture { revision, run, domain: table.domain.clone(), hosts, instances }
     }
 }
 

@@ -14,6 +14,7 @@ use drowse_api::deployment::{AppType, BuildInput};
 use drowse_api::event::EventKind;
 use drowse_api::instance::LogLine;
 use drowse_api::platform::{DeploymentUpdate, DeploymentView, Wanted};
+use drowse_api::routing::RouterStatus;
 use drowse_api::{AppName, DeploymentId, Digest, ErrorCode, NodeName, Problem};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method, StatusCode, header};
@@ -28,7 +29,6 @@ use super::{Api, views};
 use crate::desired::{Desired, Fact, Step};
 use crate::model::{App, Build, Cause, Deployment};
 use crate::phase::{Deploying, Phase};
-use crate::picture::Picture;
 use crate::plan::place;
 
 /// How long an upload may stand still.
@@ -37,8 +37,9 @@ const STALL: Duration = Duration::from_secs(60);
 /// How long the rest of a build's log is waited for when the build has ended.
 const LOG_REST: Duration = Duration::from_secs(2);
 
-/// How long routers have to learn of a new deployment before its READY is told.
-const ROUTED: Duration = Duration::from_secs(2);
+/// How long routers have to learn of a new deployment before its READY is told: longer than one
+/// takes to connect to a controller that has just started.
+const ROUTED: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,14 +79,8 @@ fn check_owner(desired: &Desired, caller: &Caller, name: &AppName) -> Result<(),
 }
 
 fn choose_node(api: &Api) -> Result<NodeName, Problem> {
-    let picture = Picture {
-        desired: api.ledger.desired(),
-        nodes: api.nodes.iter().map(|(name, node)| (name.clone(), node.view())).collect(),
-        routers: Default::default(),
-        published: crate::picture::Published { table: 0, as_of: Default::default() },
-        settings: Arc::new(api.config.limits.clone()),
-    };
-    place(&picture).ok_or_else(|| Problem::new(ErrorCode::Unavailable, "no node is configured"))
+    let nodes = api.nodes.iter().map(|(name, node)| (name.clone(), node.view())).collect();
+    place(&api.ledger.desired(), &nodes).ok_or_else(|| Problem::new(ErrorCode::Unavailable, "no node is configured"))
 }
 
 /// Streams the body to the node's store of blobs.
@@ -259,8 +254,13 @@ async fn follow(api: Api, deployment: Arc<Deployment>, out: Out<DeploymentUpdate
 async fn routed(api: &Api, revision: u64) {
     let mut table = api.table.clone();
     // An error means that the controller ends.
-    let _ = table.wait_for(|table| table.revision >= revision).await;
-    while api.routers.all().values().any(|status| status.applied < revision) {
+    let Ok(run) = table.wait_for(|table| table.revision >= revision).await.map(|table| table.run.clone()) else {
+        return;
+    };
+    let knows = |status: &Option<RouterStatus>| {
+        status.as_ref().is_some_and(|status| status.run == run && status.applied >= revision)
+    };
+    while !api.routers.all().values().all(knows) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::ledger::Ledger;
-use crate::reconcile::{Nodes, Routers};
+use crate::reconcile::Nodes;
+use crate::routers::Routers;
 
 pub(crate) mod access;
 pub(crate) mod answer;

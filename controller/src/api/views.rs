@@ -65,6 +65,7 @@ fn unheard_of(instance: &Instance) -> InstanceStatus {
         _ => InstanceState::Preparing,
     };
     InstanceStatus {
+        controller: None,
         id: instance.id.clone(),
         epoch: instance.epoch,
         app: instance.app.clone(),

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use drowse_api::agent::Told;
 use drowse_api::client::{Client, Lines};
 use drowse_api::event::AgentEvent;
-use drowse_api::{NodeName, Problem};
+use drowse_api::{EventLogId, NodeName, Problem};
 
 use crate::desired::{Desired, Fact, Step};
 use crate::ledger::Ledger;
@@ -15,7 +16,7 @@ use crate::model::Cursor;
 const BATCH: usize = 200;
 
 /// How long the rest of a batch is waited for.
-const LINGER: Duration = Duration::from_millis(20);
+const LINGER: Duration = Duration::from_millis(3);
 
 /// Follows the node's events for ever.
 pub(super) async fn follow(node: NodeName, client: Client, ledger: Ledger) {
@@ -33,8 +34,11 @@ pub(super) async fn follow(node: NodeName, client: Client, ledger: Ledger) {
 }
 
 async fn follow_once(node: &NodeName, client: &Client, ledger: &Ledger) -> Result<(), Problem> {
-    let after = cursor(&ledger.desired(), node);
-    let mut lines = client.lines(&format!("/v1/events?after={after}")).await?;
+    let path = match cursor(&ledger.desired(), node) {
+        (after, Some(log)) => format!("/v1/events?after={after}&log={log}"),
+        (after, None) => format!("/v1/events?after={after}"),
+    };
+    let mut lines = client.lines(&path).await?;
     while let Some(batch) = next_batch(&mut lines).await? {
         let step = |desired: &Desired| Ok((taken_over(desired, node, &batch), ()));
         ledger.update(step).await?;
@@ -55,19 +59,28 @@ async fn next_batch(lines: &mut Lines<AgentEvent>) -> Result<Option<Vec<AgentEve
     Ok(Some(batch))
 }
 
-fn cursor(desired: &Desired, node: &NodeName) -> u64 {
-    desired.cursors.get(node.as_str()).map_or(0, |cursor| cursor.sequence)
+fn cursor(desired: &Desired, node: &NodeName) -> (u64, Option<EventLogId>) {
+    desired.cursors.get(node.as_str()).map_or((0, None), |cursor| (cursor.sequence, cursor.log.clone()))
+}
+
+/// Whether everything up to there is stored.
+pub(super) fn has(desired: &Desired, node: &NodeName, told: &Told) -> bool {
+    let (sequence, log) = cursor(desired, node);
+    told.sequence == 0 || sequence >= told.sequence && log.is_none_or(|log| log == told.log)
 }
 
 /// The step that stores what of `events` is not stored yet.
 fn taken_over(desired: &Desired, node: &NodeName, events: &[AgentEvent]) -> Step {
-    let mut sequence = cursor(desired, node);
+    let (mut sequence, mut log) = cursor(desired, node);
     let mut step = Step::default();
     for event in events {
-        if event.sequence <= sequence {
+        // The numbers of another log begin anew.
+        let is_same = log.is_none() || event.log.is_none() || event.log == log;
+        if is_same && event.sequence <= sequence {
             continue;
         }
         sequence = event.sequence;
+        log = event.log.clone().or(log);
         step = step.told(Fact {
             kind: event.kind,
             at: Some(event.at),
@@ -77,5 +90,5 @@ fn taken_over(desired: &Desired, node: &NodeName, events: &[AgentEvent]) -> Step
             message: event.message.clone(),
         });
     }
-    if step.facts.is_empty() { step } else { step.and(Cursor { node: node.clone(), sequence }) }
+    if step.facts.is_empty() { step } else { step.and(Cursor { node: node.clone(), sequence, log }) }
 }

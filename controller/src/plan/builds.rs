@@ -5,7 +5,7 @@ use std::sync::Arc;
 use drowse_api::agent::BuildStatus;
 use drowse_api::deployment::DeploymentState;
 use drowse_api::event::EventKind;
-use drowse_api::{Digest, Problem};
+use drowse_api::{Digest, ErrorCode, Problem};
 use jiff::Timestamp;
 
 use super::{Call, Plan, build_request, connected};
@@ -45,6 +45,11 @@ fn follow(
     match status {
         Some(Some(BuildStatus::Done { image, .. })) => {
             plan.steps.push(built(deployment, image.clone(), now));
+            return;
+        }
+        // The agent was restarted in the middle: its sandbox is gone, and a repeated PUT begins anew.
+        Some(Some(BuildStatus::Failed { problem })) if problem.code == ErrorCode::Unavailable => {
+            plan.call(&build.node, Call::PutBuild(Arc::new(build_request(picture, build))));
             return;
         }
         Some(Some(BuildStatus::Failed { problem })) => {

@@ -140,6 +140,7 @@ impl Case<'_> {
         InstanceSpec {
             id: id.clone(),
             epoch: *epoch,
+            controller: self.picture.desired.lineage().cloned(),
             user: owner.clone(),
             app: app.name.clone(),
             deployment: deployment.id.clone(),

@@ -10,17 +10,19 @@ use std::sync::Arc;
 
 use drowse_api::agent::{BuildRequest, StopRequest};
 use drowse_api::deployment::BuildInput;
+use drowse_api::event::EventKind;
 use drowse_api::instance::InstanceSpec;
 use drowse_api::{AppName, DeploymentId, Epoch, InstanceId, NodeName};
 use jiff::Timestamp;
 
-use crate::desired::Step;
-use crate::model::{Deployment, Instance};
+use crate::desired::{Desired, Fact, Step, removal};
+use crate::model::{Deployment, Instance, KnownRouter};
 use crate::picture::{NodeView, Picture, Refused};
 
 mod builds;
 mod instances;
 mod releases;
+mod strays;
 
 /// What is to be done.
 #[derive(Debug, Clone, Default)]
@@ -100,15 +102,32 @@ pub fn plan(picture: &Picture, now: Timestamp) -> Plan {
     for held in picture.desired.instances.held() {
         instances::plan(picture, held, now, &mut plan);
     }
+    strays::plan(picture, now, &mut plan);
+    routers(picture, now, &mut plan);
     plan
+}
+
+/// Remembers the routers that report, and forgets those that are gone.
+fn routers(picture: &Picture, now: Timestamp, plan: &mut Plan) {
+    let fact = |message| Fact::new(EventKind::Node, message);
+    for (name, status) in &picture.routers {
+        if status.is_some() && picture.desired.routers.get(name.as_str()).is_none() {
+            let router = KnownRouter { name: name.clone(), since: now };
+            plan.steps.push(Step::new(router).told(fact(format!("router {name} reports"))));
+        }
+    }
+    for router in picture.desired.routers.iter().filter(|router| !picture.routers.contains_key(&router.name)) {
+        let message = format!("router {} is gone: nothing waits for it any more", router.name);
+        plan.steps.push(Step::new(removal(router.as_ref())).told(fact(message)));
+    }
 }
 
 /// Where a new deployment is built and run: on the connected node with the fewest instances.
 #[must_use]
-pub fn place(picture: &Picture) -> Option<NodeName> {
-    let load = |name: &NodeName| picture.desired.instances.iter().filter(|instance| instance.node == *name).count();
+pub fn place(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) -> Option<NodeName> {
+    let load = |name: &NodeName| desired.instances.iter().filter(|instance| instance.node == *name).count();
     let key = |(name, view): &(&NodeName, &NodeView)| (!view.is_connected, load(name));
-    picture.nodes.iter().min_by_key(key).map(|(name, _)| name.clone())
+    nodes.iter().min_by_key(key).map(|(name, _)| name.clone())
 }
 
 /// The node, if what is known of it is what is.
@@ -119,6 +138,7 @@ fn connected<'a>(picture: &'a Picture, node: &NodeName) -> Option<&'a NodeView> 
 fn build_request(picture: &Picture, build: &crate::model::Build) -> BuildRequest {
     BuildRequest {
         deployment: build.deployment.clone(),
+        controller: picture.desired.lineage().cloned(),
         app: build.app.clone(),
         user: build.owner.clone(),
         input: BuildInput::clone(&build.input),

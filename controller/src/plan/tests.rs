@@ -9,7 +9,7 @@ use drowse_api::deployment::AppType;
 use drowse_api::instance::{Failure, FailureReason, InstanceState, InstanceStatus, OnBootFailure};
 use drowse_api::platform::Wanted;
 use drowse_api::routing::{Route, RouterStatus};
-use drowse_api::{AppName, DeploymentId, Digest, ErrorCode, HostName, InstanceId, NodeName, Problem, UserId};
+use drowse_api::{AppName, DeploymentId, Digest, ErrorCode, HostName, InstanceId, NodeName, Problem, RunId, UserId};
 use drowse_store::Revision;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -90,6 +90,7 @@ struct World {
     now: Timestamp,
     caller: Caller,
     domain: HostName,
+    run: RunId,
 }
 
 fn shop() -> AppName {
@@ -109,6 +110,7 @@ impl World {
             now: Timestamp::UNIX_EPOCH,
             caller: Caller { user, name: "owner".into(), by: "test".into(), is_admin: true },
             domain: HostName::parse("drowse.localhost").expect("a name"),
+            run: RunId::generate(),
         }
     }
 
@@ -116,8 +118,12 @@ impl World {
         Picture {
             desired: Arc::new(self.desired.clone()),
             nodes: [(self.node.clone(), self.view.clone())].into(),
-            routers: self.router.iter().map(|status| (status.name.clone(), status.clone())).collect(),
-            published: Published { table: self.desired.revision.0, as_of: self.desired.revision },
+            routers: self.router.iter().map(|status| (self.node.clone(), Some(status.clone()))).collect(),
+            published: Published {
+                run: self.run.clone(),
+                table: self.desired.revision.0,
+                as_of: self.desired.revision,
+            },
             settings: Arc::new(Settings { deployments: 2, ..Settings::default() }),
         }
     }
@@ -160,6 +166,7 @@ impl World {
                         let status = InstanceStatus {
                             id: spec.id.clone(),
                             epoch: spec.epoch,
+                            controller: spec.controller.clone(),
                             app: spec.app.clone(),
                             deployment: spec.deployment.clone(),
                             user: spec.user.clone(),
@@ -276,7 +283,8 @@ impl World {
             Happening::Router(count) => {
                 let in_flight = self.instances.keys().map(|id| (id.clone(), count)).collect();
                 let applied = self.desired.revision.0;
-                self.router = Some(RouterStatus { name: "node-1".to_owned(), applied, in_flight });
+                self.router =
+                    Some(RouterStatus { name: "node-1".to_owned(), applied, run: Some(self.run.clone()), in_flight });
             }
             Happening::Deploy => {
                 let (id, source) = (DeploymentId::generate(), Digest::from_sha256([2; 32]));

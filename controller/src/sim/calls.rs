@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use drowse_api::agent::{
-    BlobStored, BuildRequest, BuildStatus, Check, InstancesPicture, NodeInfo, StopRequest, Verdict,
+    BlobStored, BuildRequest, BuildStatus, Check, InstancesPicture, KnownBuild, NodeInfo, StopRequest, Told, Verdict,
 };
 use drowse_api::event::AgentEvent;
 use drowse_api::instance::{InstanceSpec, InstanceState, InstanceStatus, LogLine, LogStream};
@@ -46,7 +46,8 @@ pub(super) async fn doctor() -> Answered<Vec<Check>> {
 }
 
 fn picture(world: &World) -> InstancesPicture {
-    InstancesPicture { instances: world.instances.values().map(|instance| instance.status.clone()).collect() }
+    let told = world.events.last().map(|event| Told { log: world.log.clone(), sequence: event.sequence });
+    InstancesPicture { instances: world.instances.values().map(|instance| instance.status.clone()).collect(), told }
 }
 
 pub(super) async fn instances(State(shared): State<Shared>) -> Answered<Vec<InstanceStatus>> {
@@ -145,9 +146,12 @@ pub(super) async fn instance_logs(State(shared): State<Shared>, Path(id): Path<I
 #[derive(Deserialize)]
 pub(super) struct After {
     after: u64,
+    log: Option<String>,
 }
 
-pub(super) async fn events(State(shared): State<Shared>, Query(After { mut after }): Query<After>) -> Response {
+pub(super) async fn events(State(shared): State<Shared>, Query(query): Query<After>) -> Response {
+    let is_ours = query.log.is_none_or(|log| log == shared.world().log.as_str());
+    let mut after = if is_ours { query.after } else { 0 };
     ndjson::stream(CancellationToken::new(), move |out| async move {
         let mut changed = shared.changed.subscribe();
         loop {
@@ -186,6 +190,15 @@ pub(super) async fn put_build(State(shared): State<Shared>, Json(request): Json<
         world.build(request);
     });
     Answered(())
+}
+
+pub(super) async fn builds(State(shared): State<Shared>) -> Answered<Vec<KnownBuild>> {
+    let world = shared.world();
+    let known = world
+        .builds
+        .iter()
+        .map(|(id, build)| KnownBuild { deployment: id.clone(), controller: build.controller.clone() });
+    Answered(known.collect())
 }
 
 pub(super) async fn ask_build(

@@ -151,7 +151,7 @@ impl World {
 impl Machine {
     async fn look(&mut self, world: &World) {
         let instances = world.client.get("/v1/instances").await.expect("the agent answers");
-        self.view = std::mem::take(&mut self.view).with(InstancesPicture { instances });
+        self.view = std::mem::take(&mut self.view).with(InstancesPicture { instances, told: None });
         self.view.is_connected = true;
     }
 }

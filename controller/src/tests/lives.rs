@@ -186,6 +186,53 @@ async fn events_of_a_node_are_stored_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_events_of_an_agent_whose_files_were_lost_are_stored_too() {
+    let rig = Rig::start().await;
+    for n in 0..5 {
+        rig.agent.tell(EventKind::Instance, &format!("before {n}"));
+    }
+    until("they are stored", || async { rig.events().await.iter().any(|event| event.message == "before 4") }).await;
+    rig.agent.go_away();
+    rig.agent.lose_events();
+    rig.agent.tell(EventKind::Instance, "the first after the loss");
+    rig.agent.come_back();
+    until("it is stored", || async {
+        rig.events().await.iter().any(|event| event.message == "the first after the loss")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_an_agents_restart_broke_off_is_begun_anew() {
+    let rig = Rig::start().await;
+    rig.agent.script_builds(BuildScript::Hang);
+    let deployment = rig.deploy("shop").await;
+    until("it builds", || async { rig.agent.builds().len() == 1 }).await;
+    rig.agent.script_builds(BuildScript::Succeed);
+    rig.agent.break_builds_off();
+    let (_, last) = rig.follow(&deployment).await;
+    assert_eq!(last.state.state, DeploymentState::Ready, "{last:?}");
+    assert_eq!(rig.agent.starts().0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_tells_stands_before_what_follows_from_it() {
+    let rig = Rig::start().await;
+    for n in 0..5 {
+        let app = format!("shop{n}");
+        rig.deployed(&app).await;
+        let events = rig.events().await;
+        let place = |text: &str| {
+            let is_meant = |event: &drowse_api::event::Event| {
+                event.app.as_ref().is_some_and(|name| name.as_str() == app) && event.message == text
+            };
+            events.iter().position(is_meant).unwrap_or_else(|| panic!("{text} of {app} is not told: {events:#?}"))
+        };
+        assert!(place("started") < place("READY"), "{events:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_are_kept_up_to_the_bound_and_followers_miss_none() {
     let rig = Rig::start_with(|config| config.limits.events = 20).await;
     let mut lines = rig.client.lines::<drowse_api::event::Event>("/v1/events?follow=true").await.expect("follows");

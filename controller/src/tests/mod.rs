@@ -25,6 +25,7 @@ mod access;
 mod crashes;
 mod deploys;
 mod lives;
+mod restores;
 
 fn node_name() -> NodeName {
     NodeName::parse("node-1").expect("a name")
@@ -131,10 +132,13 @@ impl Rig {
         events
     }
 
-    async fn route(&self, host: &str) -> Option<Route> {
+    async fn table(&self) -> RouteTable {
         let mut lines = self.client.lines::<RouteTable>("/v1/routes/watch").await.expect("watches");
-        let table = within(lines.next()).await.expect("a line").expect("a table");
-        table.hosts.get(&HostName::parse(host).expect("a name")).cloned()
+        within(lines.next()).await.expect("a line").expect("a table")
+    }
+
+    async fn route(&self, host: &str) -> Option<Route> {
+        self.table().await.hosts.get(&HostName::parse(host).expect("a name")).cloned()
     }
 
     /// The instances that a host name leads to.
@@ -174,35 +178,40 @@ async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
 struct FakeRouter {
     in_flight: Arc<Mutex<BTreeMap<InstanceId, u64>>>,
     client: Client,
-    applied: Arc<Mutex<u64>>,
+    applied: Arc<Mutex<RouteTable>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl FakeRouter {
     fn start(client: Client) -> Self {
         let in_flight = Arc::new(Mutex::new(BTreeMap::new()));
-        let applied = Arc::new(Mutex::new(0));
+        let applied = Arc::new(Mutex::new(RouteTable::default()));
         let work = follow_table(client.clone(), Arc::clone(&in_flight), Arc::clone(&applied));
         Self { in_flight, client, applied, _task: AbortOnDropHandle::new(tokio::spawn(work)) }
     }
 
     async fn set_in_flight(&self, instance: &InstanceId, count: u64) {
         self.in_flight.lock().expect("lock").insert(instance.clone(), count);
-        let applied = *self.applied.lock().expect("lock");
-        report(&self.client, applied, &self.in_flight).await;
+        let applied = self.applied.lock().expect("lock").clone();
+        report(&self.client, &applied, &self.in_flight).await;
     }
 }
 
-async fn follow_table(client: Client, in_flight: Arc<Mutex<BTreeMap<InstanceId, u64>>>, applied: Arc<Mutex<u64>>) {
-    let mut lines = client.lines::<RouteTable>("/v1/routes/watch").await.expect("watches");
+async fn follow_table(
+    client: Client,
+    in_flight: Arc<Mutex<BTreeMap<InstanceId, u64>>>,
+    applied: Arc<Mutex<RouteTable>>,
+) {
+    let mut lines = client.lines::<RouteTable>("/v1/routes/watch?router=node-1").await.expect("watches");
     while let Ok(Some(table)) = lines.next().await {
-        *applied.lock().expect("lock") = table.revision;
-        report(&client, table.revision, &in_flight).await;
+        *applied.lock().expect("lock") = table.clone();
+        report(&client, &table, &in_flight).await;
     }
 }
 
-async fn report(client: &Client, applied: u64, in_flight: &Mutex<BTreeMap<InstanceId, u64>>) {
+async fn report(client: &Client, table: &RouteTable, in_flight: &Mutex<BTreeMap<InstanceId, u64>>) {
     let in_flight = in_flight.lock().expect("lock").clone();
-    let status = RouterStatus { name: "node-1".to_owned(), applied, in_flight };
+    let (applied, run) = (table.revision, table.run.clone());
+    let status = RouterStatus { name: "node-1".to_owned(), applied, run, in_flight };
     client.call::<()>(Method::PUT, "/v1/routers/node-1", Some(&status)).await.expect("reports");
 }

@@ -74,7 +74,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let names: Vec<String> = (0..instances.len()).map(|n| format!("i{n}")).collect();
         let refs: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut table = RouteTable { revision: 1, domain: DOMAIN.into(), hosts: BTreeMap::new() };
+        let mut table = RouteTable { revision: 1, run: None, domain: DOMAIN.into(), hosts: BTreeMap::new() };
         table.hosts.insert(host("shop"), app_route("shop", &refs));
         table.hosts.insert(host("api"), Route::Controller);
         let stopped = Route::Unavailable {

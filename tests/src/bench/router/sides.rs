@@ -94,6 +94,7 @@ pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
         endpoints: vec![Endpoint { node: NodeName::parse(NODE)?, instance: instance.clone() }],
     };
     let table = RouteTable {
+        run: None,
         revision: 1,
         domain: "drowse.test".into(),
         hosts: BTreeMap::from([(HostName::parse(HOST)?, route)]),
