@@ -21,4 +21,4 @@ mod testing;
 
 pub use drowse_api::Digest;
 pub use overlay::{IdRange, OverlayPlan};
-pub use store::{Image, ImageStore, Layer, StoreError, Tag};
+pub use store::{Hold, Image, ImageStore, Layer, Removed, Roots, StoreError, Tag};

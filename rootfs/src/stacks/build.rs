@@ -26,6 +26,8 @@ const LEFT_OUT: [&str; 5] =
 /// nothing is left behind.
 pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Result<Digest, StackError> {
     let name = format!("stack/{}", recipe.name);
+    // The agent's process may sweep: it waits until the image has its name.
+    let _sweeps = store.hold_off_sweeps()?;
     if let Some(tag) = store.tags()?.into_iter().find(|tag| tag.name == name)
         && tag.notes.get(NOTE_RECIPE) == Some(&recipe.hash)
         && let Ok(image) = store.image(&tag.image)

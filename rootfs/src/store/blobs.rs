@@ -1,6 +1,6 @@
 //! Blobs: files named by what they hash to.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 
@@ -62,6 +62,7 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::Missing`] if it is not here.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        self.note_blob(digest);
         let path = self.blob_path(digest);
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -74,20 +75,8 @@ impl ImageStore {
     /// Whether a blob is here.
     #[must_use]
     pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.note_blob(digest);
         self.blob_path(digest).exists()
-    }
-
-    /// Removes a blob, if it is here. Only for blobs that no image uses, as an upload once its
-    /// build has ended.
-    ///
-    /// # Errors
-    /// What the file system refused.
-    pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        let path = self.blob_path(digest);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.at("remove", &path),
-        }
     }
 
     pub(super) fn temporary_file(&self) -> Result<(NamedTempFile, PathBuf), StoreError> {
@@ -101,6 +90,7 @@ impl ImageStore {
     pub(super) fn commit(&self, file: NamedTempFile, digest: &Digest) -> Result<(), StoreError> {
         let path = self.blob_path(digest);
         file.as_file().sync_all().at("sync", file.path())?;
+        self.note_blob(digest);
         file.persist(&path).map_err(|error| error.error).at("name", &path)?;
         self.sync_folder("blobs/sha256")
     }

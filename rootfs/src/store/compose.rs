@@ -1,7 +1,5 @@
 //! Images: read from their manifest, and put together from layers.
 
-use std::collections::HashSet;
-
 use drowse_api::Digest;
 use oci_spec::image::{
     ConfigBuilder, Descriptor, ImageConfiguration, ImageConfigurationBuilder, ImageManifest, ImageManifestBuilder,
@@ -105,17 +103,5 @@ impl ImageStore {
             source,
         })?;
         self.put_document(&value)
-    }
-
-    /// The blobs that an image is made of: manifest, configuration and layers.
-    ///
-    /// # Errors
-    /// As [`image`](Self::image).
-    pub fn blobs_of(&self, manifest: &Digest) -> Result<HashSet<Digest>, StoreError> {
-        let image = self.image(manifest)?;
-        let mut blobs: HashSet<Digest> = image.layers.iter().map(|layer| layer.blob.clone()).collect();
-        blobs.insert(own_digest(image.manifest.config().digest())?);
-        blobs.insert(image.digest);
-        Ok(blobs)
     }
 }

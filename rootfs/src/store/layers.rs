@@ -85,6 +85,7 @@ impl ImageStore {
     }
 
     fn unpack_layer(&self, layer: &Layer) -> Result<PathBuf, StoreError> {
+        self.note_layer(&layer.diff_id);
         let path = self.layer_path(&layer.diff_id);
         if path.is_dir() {
             return Ok(path);

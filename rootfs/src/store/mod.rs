@@ -6,6 +6,7 @@
 //!     layers/HEX                 unpacked layers, named by the digest of the uncompressed archive
 //!     tmp/                       what is being made; emptied when nobody else has the store open
 //!     lock, index.lock           file locks: users of the store, writers of the index
+//!     sweep.lock                 file lock: who removes what nobody needs, or must not meet that
 //! ```
 //!
 //! Everything appears by rename after it was written, checked and synced, so that a crash leaves
@@ -17,6 +18,8 @@ mod error;
 mod import;
 mod index;
 mod layers;
+mod retain;
+mod uses;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -32,6 +35,8 @@ use tempfile::TempDir;
 use error::At;
 pub use error::StoreError;
 pub use index::Tag;
+pub use retain::{Removed, Roots};
+pub use uses::Hold;
 
 /// A layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +76,7 @@ struct Inner {
     /// Layers that are being unpacked: whoever wants the same one waits. A plain lock, since what
     /// happens under it is blocking work anyway.
     unpacking: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    uses: uses::Uses,
     /// Held shared for as long as the store is open.
     _lock: File,
 }
@@ -93,7 +99,8 @@ impl ImageStore {
             empty(&dir.join("tmp"))?;
         }
         rustix::fs::flock(&lock, FlockOperation::LockShared).at("lock", &lock_path)?;
-        let store = Self { inner: Arc::new(Inner { dir: dir.to_owned(), unpacking: Mutex::default(), _lock: lock }) };
+        let (dir, unpacking, uses) = (dir.to_owned(), Mutex::default(), uses::Uses::default());
+        let store = Self { inner: Arc::new(Inner { dir, unpacking, uses, _lock: lock }) };
         store.write_layout_file()?;
         store.read_index()?;
         Ok(store)
@@ -132,5 +139,7 @@ fn empty(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+#[cfg(test)]
+mod sweeps;
 #[cfg(test)]
 mod tests;
