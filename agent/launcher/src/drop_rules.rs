@@ -4,6 +4,7 @@
 //! its own (a new root, a host name, kernel parameters) it would do to the host. So this launcher
 //! leaves the host's namespaces first; processes of the host it can still see, and nothing else.
 
+use std::io;
 use std::process::ExitCode;
 
 use drowse_launcher::rules::{Rule, VARIABLE};
@@ -11,14 +12,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 fn main() -> ExitCode {
-    let name = std::env::var(VARIABLE).unwrap_or_default();
-    if Rule::named(&name).is_none() {
-        return refuse(&format!("{VARIABLE} names no rule: {name:?}"));
-    }
-    if let Err(error) = leave_the_host() {
-        return refuse(&format!("cannot leave the host's namespaces: {error}"));
-    }
-    drowse_launcher::server::main()
+    drowse_launcher::server::main(|| {
+        let name = std::env::var(VARIABLE).unwrap_or_default();
+        if Rule::named(&name).is_none() {
+            return Err(io::Error::other(format!("{VARIABLE} names no rule: {name:?}")));
+        }
+        Ok(leave_the_host()?)
+    })
 }
 
 /// Shared mounts, so that the rule against their spreading has something to stop.
@@ -33,12 +33,4 @@ fn leave_the_host() -> nix::Result<()> {
     let change = |flags| mount(None::<&str>, "/", None::<&str>, flags | MsFlags::MS_REC, None::<&str>);
     change(MsFlags::MS_PRIVATE)?;
     if Rule::PrivateMounts.in_force() { Ok(()) } else { change(MsFlags::MS_SHARED) }
-}
-
-fn refuse(why: &str) -> ExitCode {
-    #[allow(clippy::print_stderr, reason = "it has no log yet")]
-    {
-        eprintln!("drowse-launcher-drop-rules: {why}");
-    }
-    ExitCode::FAILURE
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    drowse_launcher::server::main()
+    drowse_launcher::server::main(|| Ok(()))
 }

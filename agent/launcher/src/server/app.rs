@@ -164,13 +164,8 @@ pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) 
     for stream in [stdin, &given.stdout, &given.stderr] {
         hand_over(stream, prepared)?;
     }
-    if !Rule::WorkingFolderInside.in_force() {
-        rustix::process::chdir(&prepared.working_folder).or_fail(Step::WorkingFolder, &prepared.working_folder)?;
-    }
     become_user(prepared)?;
-    if Rule::WorkingFolderInside.in_force() {
-        enter_folder(&prepared.working_folder)?;
-    }
+    enter_folder(&prepared.working_folder)?;
     rustix::process::umask(Mode::from_raw_mode(prepared.umask & 0o777));
     sys::reset_signals();
     inside::arrange(&[
@@ -272,7 +267,7 @@ fn become_user(prepared: &Prepared) -> Result<(), Failure> {
 fn enter_folder(folder: &Path) -> Result<(), Failure> {
     rustix::process::chdir(folder).or_fail(Step::WorkingFolder, folder)?;
     let found = sys::working_folder().or_fail(Step::WorkingFolder, folder)?;
-    if found.first() != Some(&b'/') {
+    if Rule::WorkingFolderInside.in_force() && found.first() != Some(&b'/') {
         return Err(Failure::refused(Step::WorkingFolder, folder, "it is outside of the root"));
     }
     Ok(())

@@ -283,7 +283,8 @@ pub(super) fn arrange(wanted: &[(&OwnedFd, i32, bool)]) -> Result<(), Failure> {
     let mut copies = Vec::new();
     let closes = Rule::DescriptorsClosed.in_force();
     for (descriptor, number, close_on_exec) in wanted {
-        let copy = sys::copy_above(descriptor, above, closes).or_fail(Step::Descriptors, "the program")?;
+        let copy =
+            sys::copy_above(descriptor, above, closes || *close_on_exec).or_fail(Step::Descriptors, "the program")?;
         copies.push((copy, *number, *close_on_exec));
     }
     for (copy, number, close_on_exec) in &copies {

@@ -58,9 +58,10 @@ struct Running {
     answer: OwnedFd,
 }
 
-/// The launcher's program: serves the socket that is its standard input, and logs to stderr.
+/// The launcher's program: prepares what is its own, then serves the socket that is its standard
+/// input. It logs to stderr.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(prepare: impl FnOnce() -> io::Result<()>) -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
@@ -68,6 +69,10 @@ pub fn main() -> ExitCode {
         .init();
     if let Err(error) = shield::program() {
         tracing::error!("the launcher's program cannot be made read-only: {error}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = prepare() {
+        tracing::error!("the launcher cannot be prepared: {error}");
         return ExitCode::FAILURE;
     }
     let socket: OwnedFd = match std::io::stdin().as_fd().try_clone_to_owned() {

@@ -134,8 +134,8 @@ impl Root {
         let (path, resolve) = if Rule::TargetsInRoot.in_force() {
             (path, resolve)
         } else {
-            let below = path.strip_prefix("/").ok().filter(|below| !below.as_os_str().is_empty());
-            (below.unwrap_or(Path::new(".")), ResolveFlags::empty())
+            let below = path.strip_prefix("/").unwrap_or(path);
+            (if below.as_os_str().is_empty() { Path::new(".") } else { below }, ResolveFlags::empty())
         };
         openat2(
             &self.folder,

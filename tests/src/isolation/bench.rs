@@ -1,0 +1,305 @@
+//! A launcher, an image with nothing in it but the probe, and cgroups of their own. Everything that
+//! was made is gone when this is dropped.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use drowse_launcher::rules::Rule;
+use drowse_launcher::{
+    Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, Sandbox, SandboxFds, SandboxRequest,
+    SeccompProfile, Started, init,
+};
+use drowse_rootfs::{IdRange, OverlayPlan, bundle};
+use oci_spec::runtime::Spec;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::machine;
+
+/// Ids of nobody on the machine.
+pub(super) const IDS: IdRange = IdRange { first: 1_800_011_776, count: 65_536 };
+/// The app's user, as an id of the image.
+const APP: u32 = 1000;
+/// Asked for every process.
+const OPEN_FILES: u64 = 512;
+/// The name of every sandbox.
+pub(super) const HOST_NAME: &str = "isolated";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the launcher is started by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrapper {
+    /// Nothing.
+    Nothing,
+    /// On a host whose /dev/null is a plain file.
+    FalseNull,
+    /// Without one capability in its bounding set.
+    FewerCapabilities,
+}
+
+/// What the attempts run on.
+pub struct Bench {
+    /// The launcher.
+    pub launcher: Launcher,
+    folder: tempfile::TempDir,
+    group: Group,
+}
+
+impl Bench {
+    /// With the launcher that is built for it if a rule is to be left out.
+    #[must_use]
+    pub fn new(dropped: Option<Rule>, wrapper: Wrapper) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = wrap(folder.path(), dropped, wrapper);
+        let launcher = Launcher::spawn(&program, &machine::bin_dir().join("drowse-init")).expect("a launcher");
+        let bench = Self { launcher, folder, group: Group::new() };
+        bench.make_layer();
+        bench
+    }
+
+    /// Why attempts cannot be made here, if they cannot.
+    ///
+    /// # Errors
+    /// One sentence on what is missing and how to get it.
+    pub fn is_possible() -> Result<(), String> {
+        if !machine::is_root() {
+            return Err("needs root: sandboxes are made of namespaces".to_owned());
+        }
+        let programs = [
+            (machine::bin_dir().join("drowse-launcher"), "scripts/build"),
+            (machine::bin_dir().join("drowse-init"), "scripts/build"),
+            (machine::bin_dir().join("probe-escape"), "scripts/build probe-escape drop-rules"),
+            (drop_rules_launcher(), "scripts/build probe-escape drop-rules"),
+        ];
+        match programs.iter().find(|(path, _)| !path.exists()) {
+            Some((path, how)) => Err(format!("{} is missing: run {how}", path.display())),
+            None => Ok(()),
+        }
+    }
+
+    fn make_layer(&self) {
+        let layer = self.layer();
+        for folder in ["etc", "app", "tmp", "planted"] {
+            fs::create_dir_all(layer.join(folder)).expect("a folder of the image");
+        }
+        fs::copy(machine::bin_dir().join("probe-escape"), layer.join("probe")).expect("the probe");
+        fs::write(layer.join("planted/file"), "the image's").expect("a file of the image");
+        fs::write(self.folder.path().join("hosts"), "127.0.0.1 localhost\n").expect("a file to inject");
+        let kind = nix::sys::stat::SFlag::S_IFCHR;
+        let (mode, device) = (nix::sys::stat::Mode::from_bits_truncate(0o666), nix::sys::stat::makedev(1, 3));
+        nix::sys::stat::mknod(&layer.join("planted/null"), kind, mode, device).expect("a device node of the image");
+        fs::set_permissions(layer.join("planted/null"), PermissionsExt::from_mode(0o666)).expect("rights");
+        chown(layer.join("app"), Some(APP), Some(APP)).expect("an owner");
+        fs::set_permissions(layer.join("tmp"), PermissionsExt::from_mode(0o1777)).expect("rights");
+    }
+
+    /// The image's only layer, unpacked. Attempts plant things in it.
+    pub(super) fn layer(&self) -> PathBuf {
+        self.folder.path().join("layer")
+    }
+
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// A request for an ordinary sandbox.
+    pub(super) fn request(&self) -> SandboxRequest {
+        let folder = self.folder.path().join("instance");
+        let overlay = OverlayPlan::new(&[self.layer()], &folder, IDS);
+        let _ = fs::remove_dir_all(&folder);
+        for part in [&overlay.upper, &overlay.work] {
+            fs::create_dir_all(part).expect("a folder of the instance");
+        }
+        chown(&overlay.upper, Some(IDS.first), Some(IDS.first)).expect("an owner");
+        let mut spec = Spec::default();
+        spec.set_hostname(Some(HOST_NAME.to_owned()));
+        if let Some(root) = spec.root_mut() {
+            root.set_readonly(Some(false));
+        }
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_masked_paths(Some(bundle::masked_paths()));
+            linux.set_readonly_paths(Some(bundle::read_only_paths()));
+        }
+        let hosts = InjectedFile { path: "/etc/hosts".into(), host_path: self.folder.path().join("hosts") };
+        SandboxRequest {
+            spec,
+            overlay,
+            files: vec![hosts],
+            binds: Vec::new(),
+            clock: Clock::default(),
+            log_limit: 1 << 20,
+        }
+    }
+
+    pub(super) fn build(&self, request: &SandboxRequest) -> Result<Running, LauncherError> {
+        let folder = self.folder.path().join("instance");
+        let open = |name: &str| -> OwnedFd {
+            File::options().create(true).append(true).open(folder.join(name)).expect("a file of the instance").into()
+        };
+        let descriptors = SandboxFds {
+            init_cgroups: self.group.open("init"),
+            log: [open("log.0"), open("log.1")],
+            exits: open("exits"),
+            socket: init::listen(&folder.join("init.sock")).expect("a socket for init"),
+        };
+        Ok(Running { sandbox: self.launcher.build(request, descriptors)?, processes: Vec::new() })
+    }
+
+    /// Starts a process; what it writes to its standard output can be read.
+    pub(super) fn start<'a>(
+        &self,
+        running: &'a mut Running,
+        request: &ProcessRequest,
+        stdin: Option<OwnedFd>,
+    ) -> Result<(&'a Started, Lines), LauncherError> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+        let descriptors = ProcessFds {
+            init: running.sandbox.pidfd.as_fd(),
+            app_cgroups: self.group.open("app"),
+            stdin,
+            stdout: write,
+            stderr: File::options().write(true).open("/dev/null").expect("null").into(),
+        };
+        let started = self.launcher.start(request, descriptors)?;
+        running.processes.push(started);
+        let started = running.processes.last().expect("just put there");
+        Ok((started, Lines(BufReader::new(File::from(read)))))
+    }
+}
+
+/// A process of the app's user.
+pub(super) fn process(args: &[String]) -> ProcessRequest {
+    let process = serde_json::json!({
+        "user": {"uid": IDS.first + APP, "gid": IDS.first + APP, "additionalGids": [IDS.first + 7]},
+        "args": args,
+        "env": ["PATH=/"],
+        "cwd": "/app",
+        "rlimits": [
+            {"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ],
+    });
+    let process = serde_json::from_value(process).expect("a process");
+    ProcessRequest { process, ids: IDS, seccomp: SeccompProfile::Default }
+}
+
+/// What the probe is to know of a sandbox of this bench.
+pub(super) fn facts_of_sandbox() -> Vec<String> {
+    vec![
+        format!("first={}", IDS.first),
+        format!("count={}", IDS.count),
+        format!("uid={}", IDS.first + APP),
+        format!("groups={}", IDS.first + 7),
+        format!("hostname={HOST_NAME}"),
+        format!("nofile={OPEN_FILES}"),
+        format!("group={GROUP}"),
+    ]
+}
+
+fn drop_rules_launcher() -> PathBuf {
+    let bin = machine::bin_dir();
+    bin.parent().unwrap_or(&bin).join("drop-rules/drowse-launcher")
+}
+
+/// The launcher, or a script that becomes it.
+fn wrap(folder: &Path, dropped: Option<Rule>, wrapper: Wrapper) -> PathBuf {
+    let launcher = if dropped.is_some() { drop_rules_launcher() } else { machine::bin_dir().join("drowse-launcher") };
+    let variable = dropped.map_or_else(String::new, |rule| format!("export DROWSE_DROP_RULE={rule}\n"));
+    let (launcher, false_null) = (launcher.display(), folder.join("false-null"));
+    let command = match wrapper {
+        Wrapper::Nothing => format!("exec {launcher}"),
+        Wrapper::FalseNull => {
+            fs::write(&false_null, "not the null device").expect("a file");
+            let mount = format!("mount --bind {} /dev/null", false_null.display());
+            format!("exec unshare --mount sh -c '{mount} && exec {launcher}'")
+        }
+        Wrapper::FewerCapabilities => format!("exec setpriv --bounding-set=-net_raw {launcher}"),
+    };
+    let script = folder.join("launcher");
+    fs::write(&script, format!("#!/bin/sh\n{variable}{command}\n")).expect("a script");
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("rights");
+    script
+}
+
+/// What a process writes, line by line until it ends.
+pub(super) struct Lines(BufReader<File>);
+
+impl Iterator for Lines {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(length) if length > 0 => Some(line),
+            _ => None,
+        }
+    }
+}
+
+/// A sandbox and what was started in it, ended when dropped.
+pub(super) struct Running {
+    pub(super) sandbox: Sandbox,
+    processes: Vec<Started>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Each by itself: without a pid namespace they do not end with their init.
+        for process in &self.processes {
+            let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
+            wait_ended(&process.pidfd);
+        }
+        let _ = pidfd_send_signal(&self.sandbox.pidfd, Signal::KILL);
+        wait_ended(&self.sandbox.pidfd);
+    }
+}
+
+fn wait_ended(pidfd: &OwnedFd) {
+    let mut waited = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
+    let _ = rustix::event::poll(&mut waited, Some(&limit));
+}
+
+/// What every cgroup of a bench is called.
+const GROUP: &str = "drowse-isolation";
+
+/// A cgroup with two leaves, in one hierarchy.
+pub(super) struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Self {
+        let top = Path::new("/sys/fs/cgroup");
+        let hierarchy = if top.join("unified").exists() { top.join("unified") } else { top.to_owned() };
+        let number = std::process::id();
+        let folder = (0..).map(|n| hierarchy.join(format!("{GROUP}-{number}-{n}"))).find(|folder| !folder.exists());
+        let folder = folder.expect("numbers do not end");
+        for leaf in ["init", "app"] {
+            fs::create_dir_all(folder.join(leaf)).expect("a cgroup");
+        }
+        Self(folder)
+    }
+
+    fn open(&self, leaf: &str) -> Vec<OwnedFd> {
+        let procs = self.0.join(leaf).join("cgroup.procs");
+        vec![File::options().write(true).open(procs).expect("cgroup.procs").into()]
+    }
+
+    /// Whether the process is in a leaf.
+    pub(super) fn has(&self, leaf: &str, pid: i32) -> bool {
+        let text = fs::read_to_string(self.0.join(leaf).join("cgroup.procs")).unwrap_or_default();
+        text.lines().any(|line| line == pid.to_string())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let started = Instant::now();
+        let remove = || ["init", "app", ""].iter().all(|leaf| fs::remove_dir(self.0.join(leaf)).is_ok());
+        while !remove() && self.0.exists() && started.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The probe's attempts, and what is seen of its sandbox from outside meanwhile.
+
+use drowse_launcher::rules::Rule;
+use serde::Deserialize;
+
+use super::bench::{Bench, facts_of_sandbox, process};
+use super::host::Host;
+use super::{Attempt, End, outside};
+
+/// A line of the probe.
+#[derive(Deserialize)]
+struct Line {
+    name: String,
+    rule: String,
+    outcome: String,
+    errno: i32,
+    detail: String,
+}
+
+/// Runs it in an ordinary sandbox.
+pub(super) fn run(bench: &Bench, attempts: &mut Vec<Attempt>) -> Result<(), String> {
+    let host = Host::new();
+    let mut running = bench.build(&bench.request()).map_err(|error| in_full(&error))?;
+    outside::look_at_init(bench, &running, attempts);
+    let mut args = vec!["/probe".to_owned(), "wait=yes".to_owned()];
+    args.extend(facts_of_sandbox());
+    args.extend(host.facts());
+    let (started, lines) = bench.start(&mut running, &process(&args), None).map_err(|error| in_full(&error))?;
+    let mut is_done = false;
+    for line in lines {
+        if line.starts_with(r#"{"done""#) {
+            is_done = true;
+            break;
+        }
+        attempts.push(attempt(&line)?);
+    }
+    if !is_done {
+        return Err("the probe ended in the middle".to_owned());
+    }
+    outside::look_at_app(bench, started, attempts);
+    Ok(())
+}
+
+fn attempt(line: &str) -> Result<Attempt, String> {
+    let line: Line = serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))?;
+    let rule = Rule::named(&line.rule).ok_or_else(|| format!("{} is not a rule", line.rule))?;
+    let end = match line.outcome.as_str() {
+        "refused" => End::Refused(std::io::Error::from_raw_os_error(line.errno).to_string()),
+        "contained" => End::Contained(line.detail),
+        _ => End::Escaped(line.detail),
+    };
+    Ok(Attempt::new(line.name, rule, end))
+}
+
+/// An error with its causes.
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}

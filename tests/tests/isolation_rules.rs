@@ -1,0 +1,54 @@
+//! Every way out of a sandbox that we know is tried, and each is stopped by a rule with a name; and
+//! each rule is needed, since without it an attempt gets through.
+
+use std::collections::BTreeSet;
+
+use drowse_launcher::rules::Rule;
+use drowse_tests::isolation::{Attempt, Bench, run};
+use drowse_tests::skip;
+
+/// Rules of other programs than the launcher, with tests of their own: limits in `agent::cgroup`,
+/// the network in `agent::network`.
+fn is_elsewhere(rule: Rule) -> bool {
+    matches!(rule.part(), "limits" | "network")
+}
+
+#[test]
+fn every_attempt_is_stopped_by_the_rule_that_is_named() {
+    if let Err(why) = Bench::is_possible() {
+        skip!("{why}");
+    }
+    let mut attempts = Vec::new();
+    run(None, &mut attempts).expect("everything can be tried");
+    for attempt in &attempts {
+        eprintln!("{:26} {:44} {:?}", attempt.rule.name(), attempt.name, attempt.end);
+    }
+    let escaped: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.escaped()).collect();
+    assert!(escaped.is_empty(), "{escaped:#?}");
+    let tried: BTreeSet<&str> = attempts.iter().map(|attempt| attempt.rule.name()).collect();
+    let untried: Vec<&Rule> =
+        Rule::ALL.iter().filter(|rule| !is_elsewhere(**rule) && !tried.contains(rule.name())).collect();
+    assert!(untried.is_empty(), "no attempt is made on {untried:?}");
+    assert!(attempts.len() > 250, "only {} attempts were made", attempts.len());
+}
+
+#[test]
+fn without_any_one_rule_an_attempt_on_it_gets_through() {
+    if let Err(why) = Bench::is_possible() {
+        skip!("{why}");
+    }
+    let mut useless = Vec::new();
+    for rule in Rule::ALL.iter().copied().filter(|rule| !is_elsewhere(*rule)) {
+        let mut attempts = Vec::new();
+        let done = run(Some(rule), &mut attempts);
+        match attempts.iter().find(|attempt| attempt.rule == rule && attempt.escaped()) {
+            Some(attempt) => eprintln!("{:26} {}: {:?}", rule.name(), attempt.name, attempt.end),
+            None => useless.push((
+                rule,
+                done,
+                attempts.iter().filter(|attempt| attempt.rule == rule).cloned().collect::<Vec<_>>(),
+            )),
+        }
+    }
+    assert!(useless.is_empty(), "nothing got through without {useless:#?}");
+}
