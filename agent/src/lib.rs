@@ -21,5 +21,6 @@ pub mod listening;
 pub mod logs;
 pub mod network;
 pub mod problem;
+mod rules;
 pub mod stacks;
 pub mod sweep;

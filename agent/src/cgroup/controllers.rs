@@ -6,8 +6,10 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{MaxValue, error::Error};
+use drowse_launcher::rules::Rule;
 
 use super::{CgroupError, files};
+use crate::rules;
 
 /// Which of the kernel's two interfaces a group has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,9 @@ const LARGEST_PAGE: u64 = 64 << 10;
 
 /// Memory in bytes; the kernel rounds it down to whole pages.
 pub(super) fn set_memory(group: &Path, version: Version, bytes: u64) -> Result<(), CgroupError> {
+    if !rules::in_force(Rule::LimitMemory) {
+        return Ok(());
+    }
     let file = memory_file(version);
     let limit = i64::try_from(bytes).unwrap_or(i64::MAX);
     MemController::new(group.to_owned(), group.to_owned(), version == Version::V2)
@@ -54,6 +59,9 @@ fn memory_file(version: Version) -> &'static str {
 }
 
 pub(super) fn set_pids(group: &Path, version: Version, most: u32) -> Result<(), CgroupError> {
+    if !rules::in_force(Rule::LimitProcesses) {
+        return Ok(());
+    }
     PidController::new(group.to_owned(), group.to_owned(), version == Version::V2)
         .set_pid_max(MaxValue::Value(i64::from(most)))
         .map_err(refused("pids.max", group, most))?;

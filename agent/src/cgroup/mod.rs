@@ -20,6 +20,8 @@ mod v2;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod rules;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -3,12 +3,14 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use drowse_launcher::rules::Rule;
 use netlink_packet_route::route::RouteType;
 
 use super::NetworkConfig;
 use super::error::NetworkError;
 use super::netlink::{Link, Route};
 use crate::config::AddressRange;
+use crate::rules;
 
 /// The set of links and the addresses they may send from.
 pub(super) const LINKS: &str = "links";
@@ -30,6 +32,16 @@ pub(super) fn ruleset(config: &NetworkConfig) -> String {
     uids.sort_unstable();
     uids.dedup();
     let uids = list(uids.iter()).unwrap_or_default();
+    let refuse = "reject with icmpx admin-prohibited";
+    let ipv4_only = line(Rule::NetIpv4Only, &format!("iifname {link} meta nfproto != ipv4 drop"));
+    let own_source = line(Rule::NetOwnSource, &format!("iifname {link} iifname . ip saddr != @{LINKS} drop"));
+    let host_services = line(Rule::NetHostServices, refuse);
+    let tenant_links = line(Rule::NetTenants, &format!("oifname {link} {refuse}"));
+    let tenant_range = line(Rule::NetTenants, &format!("ip daddr {range} {refuse}"));
+    let link_local = line(Rule::NetLinkLocal, &format!("ip daddr 169.254.0.0/16 {refuse}"));
+    let published = line(Rule::NetPublished, &format!("ct status dnat {refuse}"));
+    let from_outside = line(Rule::NetFromOutside, "drop");
+    let host_users = line(Rule::NetHostUsers, refuse);
     format!(
         r#"add table inet {table}
 flush table inet {table}
@@ -41,9 +53,7 @@ table inet {table} {{
 
 	# Nothing but its own address may come from a link. Before connection tracking, which it would fill.
 	chain sources {{
-		type filter hook prerouting priority raw; policy accept;
-		iifname {link} meta nfproto != ipv4 drop
-		iifname {link} iifname . ip saddr != @{LINKS} drop
+		type filter hook prerouting priority raw; policy accept;{ipv4_only}{own_source}
 	}}
 
 	chain input {{
@@ -53,8 +63,7 @@ table inet {table} {{
 
 	# Of this host, apps reach the router and the name servers, and nothing else.
 	chain app_to_host {{
-		ct state established,related accept{dns}{router}
-		reject with icmpx admin-prohibited
+		ct state established,related accept{dns}{router}{host_services}
 	}}
 
 	chain forward {{
@@ -66,17 +75,12 @@ table inet {table} {{
 	# Apps reach the outside, but no other app, no link-local service and nothing that this host
 	# publishes by changing a packet's destination.
 	chain app_to_outside {{
-		ct state established,related accept
-		oifname {link} reject with icmpx admin-prohibited
-		ip daddr {range} reject with icmpx admin-prohibited{dns}
-		ip daddr 169.254.0.0/16 reject with icmpx admin-prohibited
-		ct status dnat reject with icmpx admin-prohibited
+		ct state established,related accept{tenant_links}{tenant_range}{dns}{link_local}{published}
 		accept
 	}}
 
 	chain outside_to_app {{
-		ct state established,related accept
-		drop
+		ct state established,related accept{from_outside}
 	}}
 
 	chain output {{
@@ -89,8 +93,7 @@ table inet {table} {{
 	chain host_to_app {{
 		ct state established,related accept
 		icmp type {{ destination-unreachable, time-exceeded }} accept
-		meta skuid {uids} accept
-		reject with icmpx admin-prohibited
+		meta skuid {uids} accept{host_users}
 	}}
 
 	chain postrouting {{
@@ -100,6 +103,11 @@ table inet {table} {{
 }}
 "#
     )
+}
+
+/// A line of a chain, if its rule is in force.
+fn line(rule: Rule, text: &str) -> String {
+    if rules::in_force(rule) { format!("\n\t\t{text}") } else { String::new() }
 }
 
 /// Takes the table away, whether it is there or not.

@@ -3,6 +3,7 @@
 
 mod isolation;
 mod lives;
+mod rules;
 mod stage;
 
 use std::net::Ipv4Addr;

@@ -84,6 +84,11 @@ impl Namespace {
         self.run_as(uid, || TcpStream::connect_timeout(&SocketAddr::from((address, port)), ANSWER))
     }
 
+    /// Whether something answers there soon.
+    pub fn reaches_as(&self, uid: u32, target: SocketAddr) -> bool {
+        self.run_as(uid, || TcpStream::connect_timeout(&target, SILENCE)).is_ok()
+    }
+
     /// Asserts that nothing answers, and says how the kernel put it.
     pub fn is_refused(&self, address: Ipv4Addr, port: u16) -> io::Error {
         self.is_refused_as(0, address, port)
