@@ -193,6 +193,9 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         .records
         .into_iter()
         .map(|record| if record.boot_id == boot_id { record } else { record::rebooted(record, &boot_id) })
+        .map(|record| {
+            if host::is_published(&config, record.address) { record } else { record::unpublished(record) }
+        })
         .collect();
     sweep::ownerless(&node, &records, found.ownerless).await;
     let sites = records.iter().any(|record| record.life.spec.workload == Workload::Site);

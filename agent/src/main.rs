@@ -1,5 +1,6 @@
 //! `drowse-agent`: the daemon of one host, and the few commands that need it not to run.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,9 @@ use drowse_agent::{daemon, doctor, sweep};
 use drowse_api::agent::Verdict;
 use drowse_rootfs::{ImageStore, stacks};
 use tracing_subscriber::EnvFilter;
+
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!("the feature failpoints is for tests: a release must not die where a variable says");
 
 /// How long the end may take.
 const SHUTDOWN: Duration = Duration::from_secs(3);
@@ -53,10 +57,22 @@ enum StackCommand {
 }
 
 fn main() -> ExitCode {
-    #[cfg(feature = "failpoints")]
-    let _faults = fail::FailScenario::setup();
+    // Never in a release: whoever sets a variable must not decide where an agent dies.
+    let _faults = (cfg!(debug_assertions) && fail::has_failpoints()).then(|| {
+        if std::env::var_os("FAILPOINTS").is_some() {
+            // A fault at such a point is the death of the daemon, not of one of its tasks.
+            std::panic::set_hook(Box::new(|fault| {
+                say(&format!("drowse-agent: {fault}"));
+                std::process::abort();
+            }));
+        }
+        fail::FailScenario::setup()
+    });
     let filter = EnvFilter::try_from_env("DROWSE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // Colours are for eyes: a log file or a journal has none.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(colours).with_target(false).init();
     match run(&Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -8,6 +8,7 @@
 pub mod failure;
 pub mod init;
 pub mod message;
+pub mod process;
 pub mod rules;
 pub mod seccomp;
 pub mod server;

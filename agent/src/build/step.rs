@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::instance::Limits;
@@ -75,8 +74,6 @@ impl Workshop<'_> {
             () = self.cancel.cancelled() => Some(cancelled()),
         };
         let ended = sandboxes.collect(home, app).await;
-        // Init writes the last lines of the pipes when it finds them closed.
-        tokio::time::sleep(Duration::from_millis(30)).await;
         sandboxes.clear(home).await.map_err(|error| problem::of_sandbox(&error))?;
         if let Some(problem) = stopped {
             return Err(self.explained(problem));

@@ -12,4 +12,4 @@ pub mod sandbox;
 mod sites;
 
 pub use node::Node;
-pub use sites::{SITES, prepare as prepare_sites, sites_home, sites_image, sites_spec};
+pub use sites::{SITES, is_published, prepare as prepare_sites, sites_home, sites_image, sites_spec};

@@ -162,8 +162,6 @@ impl Host for Node {
         let home = self.home(&record.life.spec);
         let ended = self.sandboxes.collect(&home, app).await;
         let what = ended.status.map_or_else(|| "ended together with its sandbox".to_owned(), process::in_words);
-        // Init writes the last lines of the pipes when it finds them closed.
-        tokio::time::sleep(Duration::from_millis(20)).await;
         let log = tokio::task::spawn_blocking(move || logs::last_words(&home.folder, LAST_WORDS)).await;
         Exit { what, out_of_memory: ended.out_of_memory, log: log.unwrap_or_default() }
     }

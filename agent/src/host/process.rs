@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use drowse_api::instance::ProcessIdentity;
 use drowse_launcher::init::read_exits;
+use drowse_launcher::process::start_time;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::readiness::readable;
@@ -16,7 +17,7 @@ use super::readiness::readable;
 #[must_use]
 pub fn open(identity: ProcessIdentity) -> Option<OwnedFd> {
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::NONBLOCK).ok()?;
-    (start_time(identity.pid)? == identity.start_time).then_some(pidfd)
+    (start_time(identity.pid).ok()? == identity.start_time).then_some(pidfd)
 }
 
 /// Whether it is there and not dead.
@@ -51,14 +52,6 @@ pub fn signal(identity: ProcessIdentity, signal: Signal) {
     if let Some(pidfd) = open(identity) {
         let _ = rustix::process::pidfd_send_signal(pidfd, signal);
     }
-}
-
-/// Field 22 of `/proc/PID/stat`.
-#[must_use]
-pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, which may hold anything, ends with the last parenthesis; the state follows as field 3.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// The status with which init saw a process end, in the form of `wait(2)`.

@@ -35,6 +35,8 @@ const MAGIC: &str = "drowse-sandbox";
 const VERSION: u32 = 1;
 const EXIT_RECORD_WAIT: Duration = Duration::from_secs(2);
 const KILL_WAIT: Duration = Duration::from_secs(10);
+/// How long init may take to write the last lines of an app whose processes are all dead.
+const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 
 /// What a sandbox is made of.
 #[derive(Debug, Clone)]
@@ -267,7 +269,7 @@ impl Sandboxes {
         }
     }
 
-    /// Kills everything of the app, and says how its main process ended.
+    /// Kills everything of the app, and says how its main process ended. Its last lines are in the log then.
     pub async fn collect(&self, home: &Home, app: App) -> Ended {
         let (this, home) = (self.clone(), home.clone());
         let ended = blocking(move || {
@@ -286,6 +288,7 @@ impl Sandboxes {
                 std::thread::sleep(Duration::from_millis(2));
                 status = process::recorded_exit(&home.exits(), app.pid_inside);
             }
+            wait_for_last_lines(&home);
             let out_of_memory = kept.is_some_and(|kept| kept.boot_id == this.boot_id && kills > kept.kills_before);
             Ok(Ended { status, out_of_memory })
         });
@@ -398,6 +401,15 @@ impl Sandboxes {
 
 fn lacks_time_namespaces(error: &LauncherError) -> bool {
     matches!(error, LauncherError::Failed(failure) if failure.step == Step::TimeNamespace)
+}
+
+/// Nobody writes to the app's pipes any more: init closes them when it has read them to the end.
+fn wait_for_last_lines(home: &Home) {
+    let deadline = Instant::now() + LAST_LINES_WAIT;
+    let Ok(init) = InitClient::connect(&home.socket()) else { return };
+    while init.state().is_ok_and(|state| state.open_pipes > 0) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Runs what blocks beside the runtime.

@@ -60,6 +60,12 @@ fn published(config: &Config) -> PathBuf {
     config.data_dir.join(SITES)
 }
 
+/// Whether there are files to serve at `address`.
+#[must_use]
+pub fn is_published(config: &Config, address: Ipv4Addr) -> bool {
+    published(config).join(address.to_string()).is_dir()
+}
+
 /// What of the host the file server sees.
 pub(super) fn binds(config: &Config, id: &InstanceId) -> Vec<Bind> {
     if !is_server(id) {

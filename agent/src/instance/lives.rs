@@ -261,7 +261,7 @@ async fn nothing_is_kept_of_instances_that_are_gone() {
     let bench = Bench::new(&[SERVES]);
     for n in 0..20 {
         let mut spec = spec(1, OnBootFailure::Fail);
-        spec.id = drowse_api::InstanceId::parse(&format!("n{n}")).expect("an id");
+        spec.id = drowse_api::InstanceId::parse(format!("n{n}")).expect("an id");
         let id = spec.id.clone();
         bench.instances.put(spec).await.expect("accepted");
         bench.instances.delete(&id, Epoch(1)).await.expect("removed");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::host::Record;
-use super::state::State;
+use super::state::{Running, State, Then};
 use crate::durable::{self, DurableError};
 
 /// The first word of a record's file.
@@ -52,6 +52,18 @@ pub fn find(folder: &Path) -> Result<Found, DurableError> {
         }
     }
     Ok(found)
+}
+
+/// A site whose published files are gone is published again: nobody else would.
+#[must_use]
+pub fn unpublished(mut record: Record) -> Record {
+    if matches!(
+        record.life.state,
+        State::Booting { running: Running::Published, .. } | State::Ready { running: Running::Published, .. }
+    ) {
+        record.life.state = State::Launching { then: Then::Proceed };
+    }
+    record
 }
 
 /// What is left of an instance after the host was rebooted: nothing runs, what it wrote is kept.

@@ -10,9 +10,10 @@ use rustix::process::{Signal, pidfd_send_signal, set_parent_process_death_signal
 
 use super::app::{self, Prepared};
 use super::channel::{CHILD_LIMIT, Channel, Heard, Word};
-use super::sandbox::{set_oom_score, start_time};
+use super::sandbox::set_oom_score;
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::ProcessRequest;
+use crate::process::start_time;
 use crate::sys::{self, Cloned};
 use crate::wire::Done;
 

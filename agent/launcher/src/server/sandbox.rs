@@ -13,6 +13,7 @@ use super::idmap::IdMaps;
 use super::{inside, spec};
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::{Clock, ClockOffset, SandboxRequest};
+use crate::process::start_time;
 use crate::rules::Rule;
 use crate::sys::{self, Cloned};
 use crate::wire::Done;
@@ -117,11 +118,4 @@ fn await_init(pid: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Fail
 pub(super) fn set_oom_score(pid: i32, score: i32) -> Option<Failure> {
     let written = std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string());
     written.err().map(|error| Failure::os(Step::OomScore, "a process", error))
-}
-
-/// Field 22 of `/proc/PID/stat`. The second field is a name in brackets that may hold anything.
-pub(super) fn start_time(pid: i32) -> std::io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let time = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
-    time.ok_or_else(|| std::io::Error::other("the stat of the process has no start time"))
 }
