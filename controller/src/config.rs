@@ -67,9 +67,9 @@ pub struct Config {
     /// The API for holders of a token.
     #[serde(default = "default_api_listen")]
     pub api_listen: SocketAddr,
-    /// Peers of the socket in this group need no token.
+    /// Peers of the socket in this group need no token; without it only root and this program's user.
     #[serde(default)]
-    pub admin_gid: u32,
+    pub admin_gid: Option<u32>,
     /// The peer of the socket that may follow the routes.
     #[serde(default = "default_router_uid")]
     pub router_uid: u32,
@@ -111,10 +111,13 @@ pub struct Settings {
     /// How many deployments of an app are kept, with the live one and the pending one.
     pub deployments: usize,
     /// What one instance may use.
+    #[serde(deserialize_with = "limits::instance")]
     pub instance: Limits,
     /// What one build may use.
+    #[serde(deserialize_with = "limits::build")]
     pub build: BuildLimits,
     /// How an instance is found ready.
+    #[serde(deserialize_with = "limits::boot")]
     pub boot: BootCheck,
 }
 
@@ -131,6 +134,34 @@ impl Default for Settings {
             boot: BootCheck::default(),
         }
     }
+}
+
+/// The tables below `[limits]`: each key may be left out, and unknown ones are refused. On the wire
+/// the same types need all of them.
+mod limits {
+    use drowse_api::MemoryBytes;
+    use drowse_api::agent::BuildLimits;
+    use drowse_api::instance::{BootCheck, Limits};
+    use serde::{Deserialize, Deserializer};
+
+    macro_rules! table {
+        ($function:ident, $keys:ident, $type:ident { $($key:ident: $of:ty),* }) => {
+            #[derive(Deserialize)]
+            #[serde(deny_unknown_fields)]
+            struct $keys {
+                $($key: Option<$of>,)*
+            }
+
+            pub(super) fn $function<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
+                let (keys, default) = ($keys::deserialize(deserializer)?, $type::default());
+                Ok($type { $($key: keys.$key.unwrap_or(default.$key),)* })
+            }
+        };
+    }
+
+    table!(instance, InstanceKeys, Limits { memory: MemoryBytes, pids: u32, cpu_weight: u32 });
+    table!(build, BuildKeys, BuildLimits { memory: MemoryBytes, pids: u32, cpu_weight: u32, timeout_seconds: u32 });
+    table!(boot, BootKeys, BootCheck { timeout_seconds: u32 });
 }
 
 fn default_domain() -> HostName {
@@ -236,6 +267,19 @@ mod tests {
         let error = read(&format!("databse = 1\n{AGENT}")).expect_err("unknown key");
         let source = std::error::Error::source(&error).expect("a source").to_string();
         assert!(source.contains("databse"), "{source}");
+    }
+
+    #[test]
+    fn each_limit_may_be_left_out_and_amounts_are_numbers_or_text() {
+        let limits = "[limits]\nupload = \"1GiB\"\ninstance.memory = \"256MiB\"\nbuild.memory = 1073741824\n";
+        let limits = read(&format!("{AGENT}{limits}")).expect("reads").limits;
+        assert_eq!(limits.upload, MemoryBytes::gib(1));
+        assert_eq!(limits.instance, Limits { memory: MemoryBytes::mib(256), ..Limits::default() });
+        assert_eq!(limits.build, BuildLimits { memory: MemoryBytes::gib(1), ..BuildLimits::default() });
+        assert_eq!(limits.boot, BootCheck::default());
+        for wrong in ["instance.cpus = 2", "boot.timeout = 3", "upload = \"much\""] {
+            assert!(read(&format!("{AGENT}[limits]\n{wrong}\n")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

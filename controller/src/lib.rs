@@ -11,6 +11,7 @@ pub mod agent;
 pub mod api;
 pub mod config;
 pub mod desired;
+mod doors;
 pub mod drain;
 pub mod events;
 pub mod ledger;

@@ -41,6 +41,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Never in a release: whoever sets a variable must not decide where a controller dies.
+    let _faults = (cfg!(debug_assertions) && fail::has_failpoints()).then(|| {
+        if std::env::var_os("FAILPOINTS").is_some() {
+            // A fault at such a point is the death of the daemon, not of one of its tasks.
+            std::panic::set_hook(Box::new(|fault| {
+                let _ = writeln!(std::io::stderr(), "drowse-controller: {fault}");
+                std::process::abort();
+            }));
+        }
+        fail::FailScenario::setup()
+    });
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

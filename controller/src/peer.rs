@@ -3,9 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixStream;
 
 /// The other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,18 +21,14 @@ pub enum Peer {
     Unknown,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let Ok(credentials) = stream.io().peer_cred() else { return Self::Unknown };
-        let mut groups = groups(stream.io());
+impl Peer {
+    /// Who is at the other end of a Unix socket.
+    #[must_use]
+    pub fn of(stream: &UnixStream) -> Self {
+        let Ok(credentials) = stream.peer_cred() else { return Self::Unknown };
+        let mut groups = groups(stream);
         groups.push(credentials.gid());
         Self::Unix { uid: credentials.uid(), groups }
-    }
-}
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Self::Tcp(*stream.remote_addr())
     }
 }
 

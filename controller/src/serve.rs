@@ -21,10 +21,10 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::api::{Api, router};
 use crate::config::Config;
 use crate::desired::{Desired, Fact, Step};
+use crate::doors;
 use crate::ledger::Ledger;
 use crate::model::{Lineage, User};
 use crate::nodes::Node;
-use crate::peer::Peer;
 use crate::reconcile::{Nodes, Reconciler};
 use crate::routers::Routers;
 use crate::routes::Publisher;
@@ -41,6 +41,14 @@ pub enum ServeError {
     /// A folder cannot be made.
     #[error("cannot make folder {path}")]
     Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data folder is open to others, and is not ours to close.
+    #[error("others can read {path}, and its mode cannot be changed: it must be this user's own, with mode 0700")]
+    Open {
         /// The folder.
         path: PathBuf,
         /// Why.
@@ -83,6 +91,7 @@ pub struct DataLock(#[allow(dead_code, reason = "held for the lock on it")] fs::
 /// If it cannot be made, or another controller holds it.
 pub fn lock(data_dir: &Path) -> Result<DataLock, ServeError> {
     make_folder(data_dir, 0o700)?;
+    close_folder(data_dir)?;
     let path = data_dir.join("lock");
     let failure = |source| ServeError::Lock { path: path.clone(), source };
     let file = fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failure)?;
@@ -100,6 +109,17 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), ServeError> {
     }
     fs::create_dir_all(path).map_err(failure)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failure)
+}
+
+/// Takes everyone else's rights from a folder that was there already: what is in it opens every app.
+fn close_folder(path: &Path) -> Result<(), ServeError> {
+    let failure = |source| ServeError::Open { path: path.to_owned(), source };
+    let mode = fs::metadata(path).map_err(failure)?.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others could read the data folder: closed");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failure)
 }
 
 /// The running controller. Everything of it ends when it is dropped.
@@ -204,30 +224,18 @@ fn open_socket(api: &Api, config: &Config) -> Result<tokio::task::JoinHandle<()>
     }
     let listener = UnixListener::bind(&path).map_err(failure)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(failure)?;
-    if config.admin_gid != rustix::process::getegid().as_raw()
-        && let Err(error) = std::os::unix::fs::chown(&path, None, Some(config.admin_gid))
+    let own = rustix::process::getegid().as_raw();
+    if let Some(gid) = config.admin_gid.filter(|gid| *gid != own)
+        && let Err(error) = std::os::unix::fs::chown(&path, None, Some(gid))
     {
-        tracing::warn!(%error, gid = config.admin_gid, "the socket could not be given to the admin group");
+        tracing::warn!(%error, gid, "the socket could not be given to the admin group");
     }
-    let (service, end) = (router(api.clone()).into_make_service_with_connect_info::<Peer>(), api.end.clone());
-    Ok(tokio::spawn(async move {
-        let served = axum::serve(listener, service).with_graceful_shutdown(end.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the Unix socket is closed");
-        }
-    }))
+    Ok(tokio::spawn(doors::serve(listener, router(api.clone()), api.end.clone())))
 }
 
 async fn open_tcp(api: &Api, config: &Config) -> Result<(tokio::task::JoinHandle<()>, SocketAddr), ServeError> {
     let failure = |source| ServeError::Listen { address: config.api_listen.to_string(), source };
     let listener = TcpListener::bind(config.api_listen).await.map_err(failure)?;
-    let (service, end) = (router(api.clone()).into_make_service_with_connect_info::<Peer>(), api.end.clone());
     let address = listener.local_addr().map_err(failure)?;
-    let task = tokio::spawn(async move {
-        let served = axum::serve(listener, service).with_graceful_shutdown(end.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the TCP listener is closed");
-        }
-    });
-    Ok((task, address))
+    Ok((tokio::spawn(doors::serve(listener, router(api.clone()), api.end.clone())), address))
 }

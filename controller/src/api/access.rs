@@ -1,7 +1,8 @@
 //! Who calls, and what they may.
 //!
-//! By the Unix socket: root, this program's own user and members of the admin group may do
-//! everything, the router's user may follow routes, others need a token. By TCP: only a token.
+//! By the Unix socket, which root and the members of its group can open: root, this program's own
+//! user and members of the admin group, if there is one, may do everything, the router's user may
+//! follow routes, others need a token. By TCP: only a token.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -77,9 +78,9 @@ impl Caller {
 
 /// Whether this peer may do everything. The router's user is let to the socket by its group, which
 /// may be the admin group: that gives it no more than its own calls.
-fn may_do_everything(peer: &Peer, own_uid: u32, admin_gid: u32, router_uid: u32) -> bool {
+fn may_do_everything(peer: &Peer, own_uid: u32, admin_gid: Option<u32>, router_uid: u32) -> bool {
     matches!(peer, Peer::Unix { uid, groups }
-        if *uid == 0 || *uid == own_uid || *uid != router_uid && groups.contains(&admin_gid))
+        if *uid == 0 || *uid == own_uid || *uid != router_uid && admin_gid.is_some_and(|gid| groups.contains(&gid)))
 }
 
 fn is_admin(api: &Api, peer: &Peer) -> bool {
@@ -158,12 +159,14 @@ mod tests {
 
     #[test]
     fn only_root_ourselves_and_the_admin_group_need_no_token() {
-        let may = |uid, groups: &[u32]| may_do_everything(&Peer::Unix { uid, groups: groups.to_vec() }, 990, 27, 991);
+        let may =
+            |uid, groups: &[u32]| may_do_everything(&Peer::Unix { uid, groups: groups.to_vec() }, 990, Some(27), 991);
         assert!(may(0, &[]) && may(990, &[990]) && may(1000, &[1000, 27]));
         assert!(!may(1000, &[1000]));
+        assert!(!may_do_everything(&Peer::Unix { uid: 1000, groups: vec![0, 27] }, 990, None, 991));
         assert!(!may(991, &[991, 27]), "the router");
-        assert!(!may_do_everything(&Peer::Tcp(([127, 0, 0, 1], 1).into()), 990, 27, 991));
-        assert!(!may_do_everything(&Peer::Unknown, 990, 27, 991));
+        assert!(!may_do_everything(&Peer::Tcp(([127, 0, 0, 1], 1).into()), 990, Some(27), 991));
+        assert!(!may_do_everything(&Peer::Unknown, 990, Some(27), 991));
     }
 
     #[test]

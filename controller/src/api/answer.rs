@@ -1,5 +1,7 @@
 //! Answers and refusals: every failure is a problem document, also those that axum finds.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::response::{IntoResponse, Response};
 use drowse_api::error::PROBLEM_JSON;
@@ -10,6 +12,9 @@ use serde::de::DeserializeOwned;
 /// A problem as a response.
 #[derive(Debug)]
 pub struct Refusal(pub Problem);
+
+/// How long a body that is no upload may take.
+const SLOWEST: Duration = Duration::from_secs(30);
 
 /// What a call answers.
 pub type Answer<T> = Result<T, Refusal>;
@@ -51,7 +56,9 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
     async fn from_request(request: Request, state: &S) -> Answer<Self> {
-        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|error| {
+        let read = tokio::time::timeout(SLOWEST, bytes::Bytes::from_request(request, state)).await;
+        let slow = |_| Problem::new(ErrorCode::Deadline, format!("the body did not arrive in {} s", SLOWEST.as_secs()));
+        let bytes = read.map_err(slow)?.map_err(|error| {
             let is_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
             Problem::new(if is_large { ErrorCode::TooLarge } else { ErrorCode::BadRequest }, error.body_text())
         })?;

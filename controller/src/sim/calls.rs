@@ -150,7 +150,8 @@ pub(super) struct After {
 }
 
 pub(super) async fn events(State(shared): State<Shared>, Query(query): Query<After>) -> Response {
-    let is_ours = query.log.is_none_or(|log| log == shared.world().log.as_str());
+    let log = shared.world().log.clone();
+    let is_ours = query.log.is_none_or(|asked| asked == log.as_str());
     let mut after = if is_ours { query.after } else { 0 };
     ndjson::stream(CancellationToken::new(), move |out| async move {
         let mut changed = shared.changed.subscribe();
@@ -159,7 +160,7 @@ pub(super) async fn events(State(shared): State<Shared>, Query(query): Query<Aft
             let (events, is_hanging): (Vec<AgentEvent>, bool) = {
                 let world = shared.world();
                 let newer = world.events.iter().filter(|event| event.sequence > after).cloned();
-                (newer.collect(), world.is_hanging)
+                (newer.collect(), world.is_hanging || world.log != log)
             };
             if is_hanging {
                 return Ok(());

@@ -109,6 +109,47 @@ async fn another_users_app_is_not_there_and_its_name_is_taken() {
     assert_eq!(code(deploy.await), ErrorCode::Conflict);
 }
 
+/// What is answered to these bytes, when all of them were written first.
+async fn answer_to(rig: &Rig, head: &str, body: usize) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = rig.controller.as_ref().expect("runs").api_address;
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    stream.write_all(head.as_bytes()).await.expect("takes the head");
+    let chunk = vec![b'x'; 1 << 16];
+    for _ in 0..body / chunk.len() {
+        stream.write_all(&chunk).await.expect("takes all of the body");
+    }
+    let mut answer = vec![0; 4096];
+    let read = super::within(stream.read(&mut answer)).await.expect("an answer");
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_in_the_middle_of_an_upload_reads_why() {
+    let rig = Rig::start_with(|config| config.limits.upload = drowse_api::MemoryBytes::mib(1)).await;
+    let length = 16 << 20;
+    let head = |more: &str| {
+        format!(
+            "POST /v1/apps/shop/deployments?type=static HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{more}\r\n"
+        )
+    };
+    let answer = answer_to(&rig, &head(""), length).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let request = TokenRequest { label: "laptop".to_owned(), expires: None };
+    let created: TokenCreated = rig.client.call(Method::POST, "/v1/tokens", Some(&request)).await.expect("creates");
+    let answer = answer_to(&rig, &head(&format!("Authorization: Bearer {}\r\n", created.secret)), length).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[test]
+fn a_data_folder_that_others_can_read_is_closed() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("opens");
+    let _lock = crate::serve::lock(dir.path()).expect("locks");
+    assert_eq!(std::fs::metadata(dir.path()).expect("is there").permissions().mode() & 0o777, 0o700);
+}
+
 #[test]
 fn a_second_controller_on_the_same_folder_is_refused() {
     let dir = tempfile::tempdir().expect("folder");

@@ -37,7 +37,7 @@ fn config(dir: &Path) -> Config {
         data_dir: dir.join("data"),
         run_dir: dir.join("run"),
         api_listen: ([127, 0, 0, 1], 0).into(),
-        admin_gid: 0,
+        admin_gid: None,
         router_uid: 991,
         owner: "owner".to_owned(),
         agents: vec![AgentConfig { node: node_name(), socket: dir.join("agent.sock") }],
@@ -74,7 +74,18 @@ impl Rig {
 
     /// Starts the controller on the same file as before.
     async fn open(&mut self) {
-        let store = Store::new(Sqlite::open(&self.dir.path().join("data/drowse.db")).expect("opens"));
+        // What was killed closes the file in its own time.
+        let path = self.dir.path().join("data/drowse.db");
+        let opened = async {
+            loop {
+                match Sqlite::open(&path) {
+                    Ok(engine) => return engine,
+                    Err(error) => tracing::debug!(%error, "not free yet"),
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let store = Store::new(within(opened).await);
         self.controller = Some(Controller::start(self.config.clone(), store).await.expect("starts"));
     }
 

@@ -104,7 +104,8 @@ async fn ready_waits_for_the_routers_of_the_run_before() {
     let router = FakeRouter::start(rig.client.clone());
     let (_, last) = follow.await;
     assert_eq!(last.state.state, DeploymentState::Ready);
-    assert_eq!(*router.applied.lock().expect("lock"), rig.table().await);
+    let applied = router.applied.lock().expect("lock").clone();
+    assert_eq!(applied, rig.table().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
