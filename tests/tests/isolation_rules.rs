@@ -2,15 +2,34 @@
 //! each rule is needed, since without it an attempt gets through.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use drowse_launcher::rules::Rule;
 use drowse_tests::isolation::{Attempt, Bench, run};
-use drowse_tests::skip;
+use drowse_tests::{machine, skip};
 
 /// Rules of other programs than the launcher, with tests of their own: limits in `agent::cgroup`,
 /// the network in `agent::network`.
 fn is_elsewhere(rule: Rule) -> bool {
     matches!(rule.part(), "limits" | "network")
+}
+
+#[test]
+fn a_release_build_refuses_to_drop_rules() {
+    let source = machine::repository().join("agent/launcher/src/rules.rs");
+    let folder = tempfile::tempdir().expect("a folder");
+    let compile = |assertions: &str| {
+        Command::new("rustc")
+            .args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--cfg=feature=\"drop-rules\""])
+            .arg(format!("-Cdebug-assertions={assertions}"))
+            .arg("--out-dir")
+            .args([folder.path(), &source])
+            .output()
+            .expect("rustc runs")
+    };
+    assert!(compile("on").status.success(), "tests can be built with it");
+    let refused = String::from_utf8_lossy(&compile("off").stderr).into_owned();
+    assert!(refused.contains("never for a release"), "{refused}");
 }
 
 #[test]

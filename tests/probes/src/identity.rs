@@ -94,6 +94,17 @@ fn becoming_another(facts: &Facts) {
     // PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_SYS_ADMIN.
     let result = sys::call_in_child(libc::SYS_prctl, [47, 2, 21, 0, 0]);
     tell("raise a capability", "capabilities-ambient", &by_result(result));
+    let raw = i64::from(libc::SOCK_RAW);
+    let result = sys::call_in_child(libc::SYS_socket, [libc::AF_INET.into(), raw, libc::IPPROTO_ICMP.into(), 0, 0]);
+    tell("open a raw socket", "capabilities-ambient", &by_result(result));
+    let priority = 1_i32;
+    let scheduler = [0, libc::SCHED_FIFO.into(), (&raw const priority) as i64, 0, 0];
+    let result = sys::call_in_child(libc::SYS_sched_setscheduler, scheduler);
+    tell("run before everybody else", "capabilities-ambient", &by_result(result));
+    let result = sys::call_in_child(libc::SYS_setpriority, [libc::PRIO_PROCESS.into(), 0, -10, 0, 0]);
+    tell("run with more weight", "capabilities-ambient", &by_result(result));
+    let written = fs::write("/proc/self/oom_score_adj", "-1000");
+    tell("be spared when memory is short", "capabilities-ambient", &Outcome::must_fail(written));
     // PR_SET_NO_NEW_PRIVS.
     let result = sys::call_in_child(libc::SYS_prctl, [38, 0, 0, 0, 0]);
     tell("take no_new_privs back", "no-new-privileges", &by_result(result));
