@@ -113,6 +113,9 @@ pub fn lock(config: &Config) -> Result<Lock, StartError> {
     for (folder, mode) in [(&config.data_dir, 0o700), (&config.run_dir, 0o755)] {
         std::fs::DirBuilder::new().recursive(true).mode(mode).create(folder).map_err(io("make", folder))?;
     }
+    // Also where somebody else made it: files of tenants in it have the modes that they chose.
+    std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o700))
+        .map_err(io("close", &config.data_dir))?;
     let path = config.run_dir.join("lock");
     let mut file =
         File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(io("open", &path))?;
