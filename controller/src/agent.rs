@@ -61,7 +61,8 @@ pub async fn execute(client: &Client, call: &Call) -> Result<Learnt, Problem> {
     }
 }
 
-fn unless_gone<T>(answer: Result<T, Problem>) -> Result<Option<T>, Problem> {
+/// The value, or nothing if the node does not have it.
+pub(crate) fn unless_gone<T>(answer: Result<T, Problem>) -> Result<Option<T>, Problem> {
     match answer {
         Ok(value) => Ok(Some(value)),
         Err(problem) if problem.code == ErrorCode::NotFound => Ok(None),

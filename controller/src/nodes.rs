@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::agent::{Learnt, execute, is_passing};
+use crate::agent::{Learnt, execute, is_passing, unless_gone};
 use crate::config::AgentConfig;
 use crate::desired::{Fact, Step};
 use crate::ledger::Ledger;
@@ -155,7 +155,8 @@ impl Task {
         let mut lines = self.client.lines("/v1/instances/watch").await?;
         let first = lines.next().await?;
         let first = first.ok_or_else(|| Problem::new(ErrorCode::Unavailable, "its report ended at once"))?;
-        let builds = self.client.get("/v1/builds").await?;
+        // An agent of an older version has no such call.
+        let builds = unless_gone(self.client.get("/v1/builds").await)?.unwrap_or_default();
         Ok(Found { first, builds, lines })
     }
 

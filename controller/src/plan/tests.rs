@@ -9,7 +9,9 @@ use drowse_api::deployment::AppType;
 use drowse_api::instance::{Failure, FailureReason, InstanceState, InstanceStatus, OnBootFailure};
 use drowse_api::platform::Wanted;
 use drowse_api::routing::{Route, RouterStatus};
-use drowse_api::{AppName, DeploymentId, Digest, ErrorCode, HostName, InstanceId, NodeName, Problem, RunId, UserId};
+use drowse_api::{
+    AppName, ControllerId, DeploymentId, Digest, ErrorCode, HostName, InstanceId, NodeName, Problem, RunId, UserId,
+};
 use drowse_store::Revision;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -20,7 +22,7 @@ use crate::api::access::Caller;
 use crate::api::{apps, deploy};
 use crate::config::Settings;
 use crate::desired::{Desired, Step};
-use crate::model::{App, Bounds, Life};
+use crate::model::{App, Bounds, Life, Lineage};
 use crate::picture::{NodeView, Picture, Published};
 use crate::routes::hosts;
 
@@ -50,12 +52,16 @@ enum Happening {
     Start,
     Scale(u32),
     Remove,
+    /// The records are copied.
+    Backup,
+    /// The copy takes their place.
+    Restore,
 }
 
 fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     use Happening::{
-        BootFails, Build, Connect, CrashLoop, Deploy, Disconnect, Ready, Reboot, Remove, Restart, Round, Router, Scale,
-        Start, Stop, Time,
+        Backup, BootFails, Build, Connect, CrashLoop, Deploy, Disconnect, Ready, Reboot, Remove, Restart, Restore,
+        Round, Router, Scale, Start, Stop, Time,
     };
     let one = prop_oneof![
         30 => Just(Round),
@@ -74,6 +80,8 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         2 => Just(Start),
         1 => (1_u32..4).prop_map(Scale),
         1 => Just(Remove),
+        1 => Just(Backup),
+        1 => Just(Restore),
     ];
     proptest::collection::vec(one, 1..150)
 }
@@ -91,6 +99,7 @@ struct World {
     caller: Caller,
     domain: HostName,
     run: RunId,
+    backup: Desired,
 }
 
 fn shop() -> AppName {
@@ -100,8 +109,11 @@ fn shop() -> AppName {
 impl World {
     fn new() -> Self {
         let user = UserId::generate();
+        let mut desired = Desired::default();
+        desired.apply(&Lineage { id: ControllerId::generate() }.into(), Revision(1));
         Self {
-            desired: Desired::default(),
+            backup: desired.clone(),
+            desired,
             node: NodeName::parse("node-1").expect("a name"),
             instances: BTreeMap::new(),
             builds: BTreeMap::new(),
@@ -267,7 +279,9 @@ impl World {
             }
             Happening::Disconnect => self.view.is_connected = false,
             Happening::Connect => {
-                self.view = NodeView { is_connected: true, ..NodeView::default() };
+                let kept = |id: &DeploymentId| (id.clone(), self.desired.lineage().cloned());
+                let kept_builds = self.builds.keys().map(kept).collect();
+                self.view = NodeView { is_connected: true, kept_builds, ..NodeView::default() };
                 self.report();
             }
             Happening::Build { is_good } => {
@@ -305,6 +319,14 @@ impl World {
             Happening::Start => self.command(|desired, app| apps::started(desired, app, now)),
             Happening::Scale(count) => self
                 .command(|_, app| Ok(Step::new(App { scale: Some(Bounds { min: count, max: count }), ..app.clone() }))),
+            Happening::Backup => self.backup = self.desired.clone(),
+            Happening::Restore => {
+                self.desired = self.backup.clone();
+                // As after a start: the node tells anew, and tables of before count for nothing.
+                self.run = RunId::generate();
+                self.router = None;
+                self.happen(Happening::Connect)?;
+            }
             Happening::Remove => self.command(|desired, app| Ok(apps::removed(desired, app))),
         }
         Ok(())
@@ -367,7 +389,7 @@ proptest! {
         for happening in happenings {
             let before = world.endpoints();
             world.happen(happening)?;
-            let is_meant = matches!(happening, Happening::Stop | Happening::Remove);
+            let is_meant = matches!(happening, Happening::Stop | Happening::Remove | Happening::Restore);
             let has_failed = world.desired.instances.iter().any(|instance| instance.life == Life::Failed);
             if before.is_some() && !is_meant && !has_failed {
                 let wanted = world.desired.apps.get("shop").map(|app| app.wanted);
