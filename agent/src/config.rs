@@ -81,6 +81,26 @@ pub struct Config {
     pub criu: Option<PathBuf>,
     /// What bundles of third parties may ask for.
     pub bundles: AllowList,
+    /// What is kept on disk beside what is needed.
+    pub images: Images,
+}
+
+/// `[images]`: what is kept on disk beside what deployments and instances need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// How many layers of dependencies are kept for the next builds, by their last use.
+    pub keep_dependencies: usize,
+    /// For how long an upload is kept that no build has asked for, in seconds.
+    pub keep_uploads_seconds: u64,
+    /// How long after a start or a removal the disk is looked through, in seconds.
+    pub pause_seconds: u64,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self { keep_dependencies: 50, keep_uploads_seconds: 6 * 3600, pause_seconds: 60 }
+    }
 }
 
 /// A range of IPv4 addresses.
@@ -113,6 +133,7 @@ struct File {
     bin_dir: Option<PathBuf>,
     criu: Option<PathBuf>,
     bundles: Bundles,
+    images: Images,
 }
 
 /// `[bundles]`: nothing is allowed by default.
@@ -188,6 +209,7 @@ impl Default for File {
             bin_dir: None,
             criu: None,
             bundles: Bundles::default(),
+            images: Images::default(),
         }
     }
 }
@@ -263,6 +285,7 @@ impl Config {
             resolv_conf: file.resolv_conf,
             bin_dir,
             criu: file.criu,
+            images: file.images,
             bundles: file.bundles.checked().map_err(|(key, rule)| value(key, rule))?,
         })
     }

@@ -21,6 +21,7 @@ use crate::addresses::Addresses;
 use crate::api::{self, Agent, Peers};
 use crate::build::Builds;
 use crate::cgroup::{self, CgroupError};
+use crate::cleanup;
 use crate::config::Config;
 use crate::durable::DurableError;
 use crate::events::{EventLog, EventsError};
@@ -205,6 +206,9 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     let count = records.len();
 
     let builds = Arc::new(Builds::open(node.clone(), Arc::clone(&addresses)).await);
+    let server_image = server.as_ref().map(|server| server.image.clone());
+    let _cleanup =
+        AbortOnDropHandle::new(tokio::spawn(cleanup::run(node.clone(), Arc::clone(&builds), server_image)));
     let instances = Instances::new(Arc::new(node.clone()), Arc::clone(&events), addresses, boot_id.clone(), server);
     instances.adopt(records);
     instances.bring_up_server(sites).await;

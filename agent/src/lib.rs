@@ -9,6 +9,7 @@ pub mod addresses;
 pub mod api;
 pub mod build;
 pub mod cgroup;
+pub mod cleanup;
 pub mod config;
 pub mod daemon;
 pub mod doctor;

@@ -74,6 +74,8 @@ pub async fn ownerless(node: &Node, records: &[Record], folders: Vec<PathBuf>) {
         .map(|record| record.address.to_string())
         .collect();
     remove_foreign(&node.config.data_dir.join(SITES), |name| name.to_str().is_some_and(|name| sites.contains(name)));
+    // Left by an agent that was killed while it made something.
+    remove_foreign(&node.config.data_dir, |name| !name.to_string_lossy().starts_with(".tmp"));
     remove_foreign(&node.config.run_dir.join("instances"), |name| homes.iter().any(|home| ends_with(&home.run, name)));
 }
 
@@ -94,8 +96,15 @@ pub async fn everything(config: &Config) -> Result<(), StartError> {
     cgroups.remove_root()?;
     network(config).teardown().await?;
     let runtime = [config.run_dir.clone()];
-    let data =
-        [home::instances(config), home::builds(config), config.data_dir.join("system"), config.data_dir.join("sites")];
+    // The images stay, and with them the records of the builds that they are from: a controller that
+    // comes back finds both.
+    let builds = home::builds(config);
+    crate::build::forget_unfinished(&builds).map_err(|source| StartError::Io {
+        action: "clean up",
+        path: builds,
+        source,
+    })?;
+    let data = [home::instances(config), config.data_dir.join("system"), config.data_dir.join("sites")];
     for folder in data.iter().chain(&runtime) {
         remove_folder(folder).map_err(|source| StartError::Io { action: "remove", path: folder.clone(), source })?;
     }

@@ -18,7 +18,7 @@
 //! | `PUT /v1/builds/{deployment}` | control | [`BuildRequest`]: start a build; idempotent |
 //! | `GET /v1/builds/{deployment}` | control | [`BuildStatus`] |
 //! | `GET /v1/builds/{deployment}/logs?follow=BOOL` | control | NDJSON of log lines |
-//! | `DELETE /v1/builds/{deployment}` | control | cancel and forget |
+//! | `DELETE /v1/builds/{deployment}` | control | cancel and forget; its image goes when no instance has it |
 //! | `GET /v1/stacks` | control | a list of [`Stack`] |
 //! | `GET /v1/endpoints/watch` | router, control | NDJSON of [`EndpointsPicture`]: whole at first and after every change |
 

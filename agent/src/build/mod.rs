@@ -10,14 +10,16 @@ mod record;
 mod step;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drowse_api::agent::{BuildRequest, BuildStatus, KnownBuild};
-use drowse_api::{ControllerId, DeploymentId, ErrorCode, Problem};
-use tokio::sync::watch;
+use drowse_api::{ControllerId, DeploymentId, Digest, ErrorCode, Problem};
+use drowse_rootfs::Roots;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::record::Record;
 use crate::addresses::Addresses;
 use crate::host::Node;
 use crate::host::home::{self, Home, remove_folder};
@@ -28,42 +30,76 @@ pub struct Builds {
     addresses: Arc<Addresses>,
     // Held for a look or an insertion, never across an await.
     known: Mutex<BTreeMap<DeploymentId, Build>>,
+    /// A build ended or was forgotten: the store may hold what nobody needs.
+    changed: Notify,
 }
 
 /// One build: its latest status, and the end of its task.
 #[derive(Debug, Clone)]
 struct Build {
     controller: Option<ControllerId>,
+    source: Upload,
     status: watch::Sender<BuildStatus>,
     cancel: CancellationToken,
     /// Cancelled when the task is over and nothing of its sandbox is left.
     over: CancellationToken,
 }
 
+/// What a build is made of.
+#[derive(Debug, Clone)]
+enum Upload {
+    /// This blob.
+    Blob(Digest),
+    /// It never said: it was broken off before its record was written, or by an agent that kept none.
+    Unsaid,
+    /// Its record is damaged: it may need anything.
+    Lost,
+}
+
 impl Build {
-    fn new(status: BuildStatus, controller: Option<ControllerId>) -> Self {
+    fn new(status: BuildStatus, controller: Option<ControllerId>, source: Upload) -> Self {
         let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
-        Self { controller, status: watch::Sender::new(status), cancel, over }
+        Self { controller, source, status: watch::Sender::new(status), cancel, over }
+    }
+
+    fn record(&self, id: &DeploymentId) -> Record {
+        let source = match &self.source {
+            Upload::Blob(digest) => Some(digest.clone()),
+            Upload::Unsaid | Upload::Lost => None,
+        };
+        Record { id: id.clone(), status: self.status.borrow().clone(), controller: self.controller.clone(), source }
     }
 }
+
+/// The record of a build is damaged, so that nobody knows what it needs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the record of build {0} is damaged")]
+pub struct DamagedBuild(DeploymentId);
 
 impl Builds {
     /// Takes up what an earlier agent left: builds that ended are known again, the others were broken
     /// off and are cleaned up.
     pub async fn open(node: Node, addresses: Arc<Addresses>) -> Self {
         let mut known = BTreeMap::new();
-        for (id, status, controller) in record::find(&home::builds(&node.config)) {
+        for (id, record) in record::find(&home::builds(&node.config)) {
+            let (status, controller, source) = match record {
+                Some(Record { status, controller, source, .. }) => {
+                    (Some(status), controller, source.map_or(Upload::Unsaid, Upload::Blob))
+                }
+                None => (None, None, Upload::Lost),
+            };
             // One that has ended was cleaned up before its end was written down.
-            let build = if is_final(&status) {
-                Build::new(status, controller)
-            } else {
-                clean(&node, &Home::build(&node.config, &id)).await;
-                Build::new(broken_off(), controller)
+            let build = match status.filter(is_final) {
+                Some(status) => Build::new(status, controller, source),
+                None => {
+                    clean(&node, &Home::build(&node.config, &id)).await;
+                    Build::new(broken_off(), controller, source)
+                }
             };
             build.over.cancel();
             known.insert(id, build);
         }
-        Self { node, addresses, known: Mutex::new(known) }
+        Self { node, addresses, known: Mutex::new(known), changed: Notify::new() }
     }
 
     /// Begins a build, unless it was begun already.
@@ -79,11 +115,15 @@ impl Builds {
                 return Ok(status);
             }
         }
+        // Until the build's end is known, nothing of it is swept away; the upload from this look on.
+        let hold = self.node.store.hold();
+        let _ = self.node.store.has_blob(&request.input.source);
         let address = self.addresses.take().map_err(|error| Problem::new(ErrorCode::Exhausted, error.to_string()))?;
         let home = Home::build(&self.node.config, &id);
         let status = BuildStatus::Preparing;
-        let build = Build::new(status.clone(), request.controller.clone());
-        if let Err(problem) = record::keep(&home.folder, &id, &status, build.controller.as_ref()).await {
+        let source = Upload::Blob(request.input.source.clone());
+        let build = Build::new(status.clone(), request.controller.clone(), source);
+        if let Err(problem) = record::keep(&home.folder, &build.record(&id)).await {
             self.addresses.free(address);
             return Err(problem);
         }
@@ -98,11 +138,14 @@ impl Builds {
                 Err(problem) => BuildStatus::Failed { problem },
             };
             // The record first: who reads the status may act on it.
-            if let Err(problem) = record::keep(&home.folder, &id, &status, build.controller.as_ref()).await {
+            let record = Record { status: status.clone(), ..build.record(&id) };
+            if let Err(problem) = record::keep(&home.folder, &record).await {
                 tracing::error!("cannot keep the end of build {id}: {problem}");
             }
             build.status.send_replace(status);
             build.over.cancel();
+            drop(hold);
+            this.changed.notify_one();
         });
         Ok(status)
     }
@@ -129,6 +172,30 @@ impl Builds {
         self.lock().iter().map(known).collect()
     }
 
+    /// What of the store they need: the images that they ended in, for as long as their deployments
+    /// are kept, and the uploads of those that have not ended.
+    ///
+    /// # Errors
+    /// If it cannot be known.
+    pub fn roots(&self) -> Result<Roots, DamagedBuild> {
+        let mut roots = Roots::default();
+        for (id, build) in self.lock().iter() {
+            match (&*build.status.borrow(), &build.source) {
+                (BuildStatus::Done { image, .. }, _) => drop(roots.images.insert(image.clone())),
+                (status, _) if is_final(status) && !was_broken_off(status) => {}
+                (_, Upload::Blob(source)) => drop(roots.blobs.insert(source.clone())),
+                (_, Upload::Unsaid) => {}
+                (_, Upload::Lost) => return Err(DamagedBuild(id.clone())),
+            }
+        }
+        Ok(roots)
+    }
+
+    /// Waits until one has ended or was forgotten.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Whether nothing more will be in its log.
     #[must_use]
     pub fn is_over(&self, id: &DeploymentId) -> bool {
@@ -141,7 +208,7 @@ impl Builds {
         Home::build(&self.node.config, id).folder
     }
 
-    /// Cancels it if it runs, and forgets it with its log. The image it ended in stays.
+    /// Cancels it if it runs, and forgets it with its log. The image it ended in stays while instances have it.
     ///
     /// # Errors
     /// If its files cannot be removed.
@@ -152,6 +219,7 @@ impl Builds {
         let folder = self.log_folder(id);
         let removed = tokio::task::spawn_blocking(move || remove_folder(&folder)).await;
         self.lock().remove(id);
+        self.changed.notify_one();
         match removed {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Problem::new(ErrorCode::Internal, format!("cannot remove build {id}: {error}"))),
@@ -162,6 +230,20 @@ impl Builds {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<DeploymentId, Build>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Removes what is left of builds but the records of those that ended in an image, which stays as well.
+/// Blocking; no agent may run.
+///
+/// # Errors
+/// If a folder cannot be removed.
+pub fn forget_unfinished(folder: &Path) -> std::io::Result<()> {
+    for (id, record) in record::find(folder) {
+        if !record.is_some_and(|record| matches!(record.status, BuildStatus::Done { .. })) {
+            remove_folder(&folder.join(id.as_str()))?;
+        }
+    }
+    Ok(())
 }
 
 fn is_final(status: &BuildStatus) -> bool {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::detect::{self, Detected, Install, Source};
 use super::key;
 use super::step::Workshop;
+use crate::cleanup;
 use crate::host::Node;
 use crate::host::error::SandboxError;
 use crate::host::home::{Home, remove_folder};
@@ -143,7 +144,9 @@ async fn dependencies(shop: &Workshop<'_>, base: &Digest, install: &Install) -> 
     let wanted = tag.clone();
     let cached = in_store(shop, move |node| {
         let Some(image) = node.store.tagged(&wanted)? else { return Ok(None) };
-        Ok(node.store.image(&image)?.layers.into_iter().next())
+        let layer = node.store.image(&image)?.layers.into_iter().next();
+        node.store.tag_with_notes(&wanted, &image, cleanup::used_now())?;
+        Ok(layer)
     });
     // A cached layer that cannot be read is made again.
     if let Ok(Some(layer)) = cached.await {
@@ -163,7 +166,7 @@ async fn dependencies(shop: &Workshop<'_>, base: &Digest, install: &Install) -> 
     let kept = layer.clone();
     in_store(shop, move |node| {
         let image = node.store.compose(None, &[kept], &|_| {})?;
-        Ok(node.store.tag(&tag, &image)?)
+        Ok(node.store.tag_with_notes(&tag, &image, cleanup::used_now())?)
     })
     .await?;
     Ok((layer, false))

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use drowse_api::agent::BuildStatus;
-use drowse_api::{ControllerId, DeploymentId, ErrorCode, Problem};
+use drowse_api::{ControllerId, DeploymentId, Digest, ErrorCode, Problem};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
@@ -13,12 +13,16 @@ use crate::problem::{disk_full, is_disk_full};
 const MAGIC: &str = "drowse-build";
 const VERSION: u32 = 1;
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    id: DeploymentId,
-    status: BuildStatus,
+/// How a build stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub id: DeploymentId,
+    pub status: BuildStatus,
     #[serde(default)]
-    controller: Option<ControllerId>,
+    pub controller: Option<ControllerId>,
+    /// The upload that it is made of.
+    #[serde(default)]
+    pub source: Option<Digest>,
 }
 
 fn path(folder: &Path) -> PathBuf {
@@ -26,14 +30,8 @@ fn path(folder: &Path) -> PathBuf {
 }
 
 /// Writes how a build stands.
-pub(super) async fn keep(
-    folder: &Path,
-    id: &DeploymentId,
-    status: &BuildStatus,
-    controller: Option<&ControllerId>,
-) -> Result<(), Problem> {
-    let record = Record { id: id.clone(), status: status.clone(), controller: controller.cloned() };
-    let folder = folder.to_owned();
+pub(super) async fn keep(folder: &Path, record: &Record) -> Result<(), Problem> {
+    let (folder, record) = (folder.to_owned(), record.clone());
     let written = tokio::task::spawn_blocking(move || {
         let made = std::fs::create_dir_all(&folder);
         made.map_err(|source| durable::DurableError::Io { action: "make", path: folder.clone(), source })?;
@@ -47,20 +45,22 @@ pub(super) async fn keep(
     }
 }
 
-/// Every build below `folder`. One whose record cannot be read counts as broken off: it can be built again.
-pub(super) fn find(folder: &Path) -> Vec<(DeploymentId, BuildStatus, Option<ControllerId>)> {
+/// Every build below `folder`, with its record unless that is damaged. One without any was not begun.
+pub(super) fn find(folder: &Path) -> Vec<(DeploymentId, Option<Record>)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let builds = entries.filter_map(|entry| {
         let id = DeploymentId::parse(entry.file_name().to_str()?).ok()?;
-        let (status, controller) = match durable::load::<Record>(&path(&entry.path()), MAGIC, VERSION) {
-            Ok(Some(record)) if record.id == id => (record.status, record.controller),
-            Ok(_) => (BuildStatus::Preparing, None),
+        let record = match durable::load::<Record>(&path(&entry.path()), MAGIC, VERSION) {
+            Ok(Some(record)) => Some(record).filter(|record| record.id == id),
+            Ok(None) => {
+                Some(Record { id: id.clone(), status: BuildStatus::Preparing, controller: None, source: None })
+            }
             Err(error) => {
                 tracing::error!("{error}");
-                (BuildStatus::Preparing, None)
+                None
             }
         };
-        Some((id, status, controller))
+        Some((id, record))
     });
     builds.collect()
 }

@@ -144,8 +144,14 @@ impl Host for Node {
         if spec.workload != Workload::Web {
             return;
         }
-        if let Err(error) = self.sandboxes.cgroups.create(&self.home(spec).place, &spec.limits) {
-            self.events.about(spec, EventKind::Node, format!("the new limits were not taken: {error}"));
+        let (node, owned) = (self.clone(), spec.clone());
+        let limited = blocking(move || {
+            let limits = plan::limits(&node, &owned)?;
+            Ok(node.sandboxes.cgroups.create(&node.home(&owned).place, &limits)?)
+        });
+        if let Err(error) = limited.await {
+            let text = format!("the new limits were not taken: {}", error.in_full());
+            self.events.about(spec, EventKind::Node, text);
         }
     }
 

@@ -381,6 +381,12 @@ impl Sandboxes {
         }
     }
 
+    /// The image that a standing sandbox was made from.
+    #[must_use]
+    pub fn image_of(&self, home: &Home) -> Option<Digest> {
+        self.kept(home).map(|kept| kept.image)
+    }
+
     fn keep(&self, home: &Home, kept: &Kept) -> Result<(), SandboxError> {
         Ok(durable::save(&home.sandbox_record(), MAGIC, VERSION, kept)?)
     }
