@@ -1,6 +1,9 @@
 //! The agent on the real kernel, asked as a controller asks it. Needs root, and a static busybox.
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "as in all tests")]
 
+mod bundles;
+mod cleanup;
+mod crashes;
 mod support;
 
 use drowse_api::ErrorCode;

@@ -26,7 +26,7 @@ pub struct Agent {
     child: Option<Child>,
 }
 
-fn busybox() -> Option<PathBuf> {
+pub fn busybox() -> Option<PathBuf> {
     ["/bin/busybox", "/usr/bin/busybox"]
         .map(PathBuf::from)
         .into_iter()
@@ -48,6 +48,11 @@ fn programs() -> PathBuf {
 impl Agent {
     /// A running agent; none where root-only tests cannot run, which it says.
     pub async fn start(number: u8) -> Option<Self> {
+        Self::start_with(number, |_| String::new()).await
+    }
+
+    /// As [`start`](Self::start), with more in the configuration; `more` is given the agent's folder.
+    pub async fn start_with(number: u8, more: impl FnOnce(&Path) -> String) -> Option<Self> {
         let is_root = rustix::process::geteuid().is_root();
         let why = match (is_root, busybox()) {
             (false, _) => "not root",
@@ -66,9 +71,10 @@ impl Agent {
             "node = \"test\"\ndata_dir = \"{0}/data\"\nrun_dir = \"{0}/run\"\ncgroup_root = \"drowse-agt{number}\"\n\
              address_range = \"10.99.{number}.0/24\"\ntable = \"drowse_agt{number}\"\nlink_prefix = \"a{number}\"\n\
              first_host_id = 1835008000\ncontrol_uid = 61990\ncontrol_gid = 61990\nrouter_uid = 61991\n\
-             bin_dir = \"{1}\"\n",
+             bin_dir = \"{1}\"\n{2}",
             path.display(),
-            agent.programs.display()
+            agent.programs.display(),
+            more(path)
         );
         std::fs::write(agent.config(), text).expect("written");
         agent.clean();
@@ -104,12 +110,23 @@ impl Agent {
         }
     }
 
-    /// Starts the agent and waits until it answers.
-    pub async fn restart(&mut self) {
+    /// Starts the agent. It dies at the fail points that are set to `panic`, if it gets there.
+    pub fn spawn(&mut self, fail_points: Option<&str>) {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_drowse-agent"));
         command.arg("--config").arg(self.config()).stderr(Stdio::from(log.expect("opens")));
+        command.env_remove("FAILPOINTS").envs(fail_points.map(|points| ("FAILPOINTS", points)));
         self.child = Some(command.spawn().expect("starts"));
+    }
+
+    /// Whether the agent ended by itself.
+    pub fn has_died(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("is ours").is_some())
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.spawn(None);
         let began = Instant::now();
         while self.client.get::<drowse_api::agent::NodeInfo>("/v1/node").await.is_err() {
             assert!(began.elapsed() < LIMIT, "never answered:\n{}", self.log());
@@ -129,6 +146,7 @@ impl Agent {
             for folder in ["rootfs/bin", "rootfs/www"] {
                 std::fs::create_dir_all(path.join(folder)).expect("made");
             }
+            std::os::unix::fs::chown(path.join("rootfs/www"), Some(1000), Some(1000)).expect("given to the app");
             std::fs::copy(busybox().expect("checked"), path.join("rootfs/bin/busybox")).expect("copied");
             std::fs::set_permissions(path.join("rootfs/bin/busybox"), PermissionsExt::from_mode(0o755)).expect("set");
             let args = serde_json::json!(["/bin/busybox", "sh", "-c", script]);
@@ -143,6 +161,11 @@ impl Agent {
         } else {
             std::fs::write(path.join("index.html"), script).expect("written");
         }
+        self.build(id, app_type, path).await
+    }
+
+    /// The image that a folder becomes.
+    pub async fn build(&self, id: &str, app_type: AppType, path: &Path) -> Result<Digest, Problem> {
         let packed = Command::new("tar").arg("-C").arg(path).args(["-czf", "-", "."]).output().expect("tar runs");
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(packed.stdout))]);
         let stored: BlobStored = self.client.upload(Method::POST, "/v1/blobs", body).await?;
@@ -234,18 +257,44 @@ impl Agent {
         messages
     }
 
+    /// The limits of an instance's control group: memory in bytes, and tasks.
+    pub fn limits(&self, id: &str) -> (u64, u64) {
+        let place = format!("{}/user-user/{id}", self.value("cgroup_root"));
+        let read = |files: [&str; 2]| {
+            let found = files.iter().find_map(|file| std::fs::read_to_string(file).ok());
+            found.unwrap_or_else(|| panic!("none of {files:?}")).trim().parse().expect("a number")
+        };
+        let (v1, v2) = (format!("/memory/{place}/memory.limit_in_bytes"), format!("/{place}/memory.max"));
+        let memory = read([&format!("/sys/fs/cgroup{v1}"), &format!("/sys/fs/cgroup{v2}")]);
+        let (v1, v2) = (format!("/pids/{place}/pids.max"), format!("/{place}/pids.max"));
+        (memory, read([&format!("/sys/fs/cgroup{v1}"), &format!("/sys/fs/cgroup{v2}")]))
+    }
+
+    /// A text of the configuration.
+    fn value(&self, key: &str) -> String {
+        let config = std::fs::read_to_string(self.config()).expect("reads");
+        let line = config.lines().find(|line| line.starts_with(key)).expect("is set");
+        line.split('"').nth(1).expect("a text").to_owned()
+    }
+
+    /// The agent's nftables table as nft prints it.
+    pub fn table(&self) -> String {
+        let list = Command::new("nft").args(["list", "table", "inet", &self.value("table")]).output();
+        String::from_utf8_lossy(&list.expect("nft runs").stdout).into_owned()
+    }
+
+    /// Control groups of single instances, in every hierarchy.
+    pub fn groups(&self) -> Vec<String> {
+        let root = self.value("cgroup_root");
+        let hierarchies = std::iter::once("/sys/fs/cgroup".to_owned()).chain(names("/sys/fs/cgroup"));
+        let roots = hierarchies.map(|hierarchy| format!("{hierarchy}/{root}")).filter(|root| Path::new(root).is_dir());
+        let users = roots.flat_map(|root| names(&root)).filter(|name| name.contains("/user-"));
+        users.flat_map(|user| names(&user)).filter(|name| Path::new(name).is_dir()).collect()
+    }
+
     /// Names of everything of this agent on the host that is not a file of its own folders.
     pub fn traces(&self) -> Vec<String> {
-        let config = std::fs::read_to_string(self.config()).expect("reads");
-        let value = |key: &str| {
-            let line = config.lines().find(|line| line.starts_with(key)).expect("is set");
-            line.split('"').nth(1).expect("a text").to_owned()
-        };
-        let (root, prefix, table) = (value("cgroup_root"), value("link_prefix"), value("table"));
-        let names = |folder: &str| -> Vec<String> {
-            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            entries.map(|entry| format!("{folder}/{}", entry.file_name().to_string_lossy())).collect()
-        };
+        let (root, prefix, table) = (self.value("cgroup_root"), self.value("link_prefix"), self.value("table"));
         let mut traces: Vec<String> = names("/sys/class/net");
         traces.retain(|name| name.starts_with(&format!("/sys/class/net/{prefix}-")));
         traces.extend(
@@ -270,6 +319,12 @@ impl Drop for Agent {
             assert_eq!(self.traces(), Vec::<String>::new());
         }
     }
+}
+
+/// Paths of what is in a folder.
+fn names(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| format!("{folder}/{}", entry.file_name().to_string_lossy())).collect()
 }
 
 /// The body of a GET of `/` at an instance's address.
