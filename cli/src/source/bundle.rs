@@ -2,7 +2,7 @@
 //! and all permission bits. What the bundle may ask for is judged by the platform.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use drowse_api::MemoryBytes;
@@ -10,7 +10,7 @@ use ignore::WalkBuilder;
 use serde::Deserialize;
 
 use super::folder::{kind, unreadable};
-use super::{Entry, EntryKind, Source, SourceError};
+use super::{Entry, EntryKind, LeftOut, Source, SourceError};
 
 const CONFIG: &str = "config.json";
 const ROOT: &str = "rootfs";
@@ -49,6 +49,11 @@ pub fn choose(folder: &Path) -> Result<Source, SourceError> {
         builder.standard_filters(false).follow_links(false).sort_by_file_name(Ord::cmp);
         for found in builder.build() {
             let found = found.map_err(|error| unreadable(&folder.join(top), &error))?;
+            if is_device_node(folder, found.path()) {
+                let path = found.path().strip_prefix(folder).unwrap_or(found.path()).to_owned();
+                source.left_out.push(LeftOut { path, why: "a device: sandboxes have a /dev of their own" });
+                continue;
+            }
             let entry = entry(folder, found.path())?;
             if let EntryKind::File(size) = entry.kind {
                 source.size.0 += size;
@@ -72,6 +77,15 @@ fn check_config(folder: &Path) -> Result<(), SourceError> {
         return Err(wrong(format!("it has no folder {ROOT}")));
     }
     Ok(())
+}
+
+/// Whether it is a device where every root has some: in its `/dev`.
+fn is_device_node(folder: &Path, path: &Path) -> bool {
+    path.starts_with(folder.join(ROOT).join("dev"))
+        && fs::symlink_metadata(path).is_ok_and(|found| {
+            let kind = found.file_type();
+            kind.is_char_device() || kind.is_block_device()
+        })
 }
 
 fn entry(folder: &Path, path: &Path) -> Result<Entry, SourceError> {

@@ -251,13 +251,15 @@ fn a_folder_with_nothing_to_run_says_what_was_looked_for_and_what_would_help() {
     assert!(
         nothing
             .detail
-            .ends_with("looked for package.json (npm), requirements.txt or *.py (python), index.html (static)")
+            .ends_with("package.json (npm), requirements.txt, pyproject.toml or *.py (python), index.html (static)")
     );
     let deeper = problem(&Tree::new(&["README.md", "public/index.html"]));
     assert!(deeper.hint.expect("a hint").ends_with("/public"));
     let ignored = Tree::new(&["package.json"]);
     ignored.write(".gitignore", "*.json\n");
     assert!(problem(&ignored).hint.expect("a hint").starts_with("package.json is named in an ignore file"));
+    let started = problem(&Tree::new(&["Procfile", "main.rb"]));
+    assert!(started.hint.expect("a hint").contains("--type npm|python"));
     let bundle = Tree::new(&["config.json", "rootfs/bin/sh"]);
     assert!(problem(&bundle).hint.expect("a hint").contains("drowse deploy --bundle"));
 }
@@ -274,6 +276,26 @@ fn a_bundle_is_packed_whole_with_its_owners_and_modes() {
     assert_eq!(held["rootfs/app/node_modules/x"], (tar::EntryType::Regular, 0o4751, uid, "x".into()));
     assert_eq!(held["rootfs/env"].3, "/usr/bin/env");
     assert!(held.contains_key("config.json") && held.contains_key("rootfs") && !held.contains_key("README.md"));
+}
+
+#[test]
+fn devices_of_a_bundles_dev_are_left_out_and_others_refused() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: devices_of_a_bundles_dev_are_left_out_and_others_refused: it needs root");
+        return;
+    }
+    let tree = Tree::new(&["rootfs/dev/kept"]);
+    tree.write("config.json", r#"{"root": {"path": "rootfs"}}"#);
+    let device = |path: &str| {
+        let made = std::process::Command::new("mknod").arg(tree.path().join(path)).args(["c", "1", "3"]).status();
+        assert!(made.expect("mknod runs").success());
+    };
+    device("rootfs/dev/null");
+    let source = bundle::choose(tree.path()).expect("chosen");
+    assert_eq!(names(&source), ["config.json", "rootfs/dev/kept"]);
+    assert_eq!(source.left_out[0].path, Path::new("rootfs/dev/null"));
+    device("rootfs/null");
+    assert!(bundle::choose(tree.path()).expect_err("refused").to_string().contains("device"));
 }
 
 #[test]
