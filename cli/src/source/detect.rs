@@ -6,7 +6,7 @@ use drowse_api::deployment::AppType;
 
 use super::{EntryKind, Source, SourceError, bundle};
 
-const LOOKED_FOR: &str = "package.json (npm), requirements.txt or *.py (python), index.html (static)";
+const LOOKED_FOR: &str = "package.json (npm), requirements.txt, pyproject.toml or *.py (python), index.html (static)";
 
 /// A type, and what told it.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ fn candidates(source: &Source) -> Vec<(AppType, String)> {
     };
     [
         (AppType::Npm, named("package.json")),
-        (AppType::Python, named("requirements.txt").or_else(python)),
+        (AppType::Python, named("requirements.txt").or_else(|| named("pyproject.toml")).or_else(python)),
         (AppType::Static, named("index.html")),
     ]
     .into_iter()
@@ -60,6 +60,10 @@ fn hint(source: &Source) -> String {
     }
     if let Some(left_out) = source.left_out.iter().find(|left_out| tells_a_type(&left_out.path)) {
         return format!("{} is {}; it would tell the type", left_out.path.display(), left_out.why);
+    }
+    if source.has_file("Procfile") {
+        let root = source.root.display();
+        return format!("Procfile tells how it starts; say what it is: drowse deploy {root} --type npm|python");
     }
     let deeper = source.entries.iter().find(|entry| entry.path.components().count() == 2 && tells_a_type(&entry.path));
     match deeper.and_then(|entry| entry.path.parent()) {
