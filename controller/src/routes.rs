@@ -64,7 +64,7 @@ fn to(app: &App, instances: &[&Arc<Instance>]) -> Route {
         .collect();
     match instances.first() {
         Some(first) => Route::Instances { app: app.name.clone(), deployment: first.deployment.clone(), endpoints },
-        None => unavailable(app, "starting", "it is being started".to_owned()),
+        None => unavailable(app, "starting", "This app is being started.".to_owned()),
     }
 }
 
@@ -74,19 +74,23 @@ fn unavailable(app: &App, code: &str, message: String) -> Route {
 
 fn app_route(desired: &Desired, app: &App, instances: &[&Arc<Instance>]) -> Route {
     if app.wanted == Wanted::Stopped {
-        return unavailable(app, "stopped", "its owner has stopped it".to_owned());
+        return unavailable(app, "stopped", "This app was stopped by its owner.".to_owned());
     }
     let Some(live) = &app.live else {
         return if app.pending.is_some() {
-            unavailable(app, "starting", "its first deployment is on its way".to_owned())
+            unavailable(app, "starting", "This app is being deployed for the first time.".to_owned())
         } else {
-            unavailable(app, "not-deployed", "none of its deployments became ready".to_owned())
+            unavailable(app, "not-deployed", "No deployment of this app has become ready yet.".to_owned())
         };
     };
     if let Some(deployment) = desired.deployments.get(live.deployment.as_str())
         && let Phase::DeploymentError(error) = &deployment.phase
     {
-        return unavailable(app, error.problem().code.as_str(), "it does not run at the moment".to_owned());
+        return unavailable(
+            app,
+            error.problem().code.as_str(),
+            "This app failed and does not run at the moment.".to_owned(),
+        );
     }
     let serving: Vec<_> =
         instances.iter().copied().filter(|instance| instance.life == Life::Serving && live.has(instance)).collect();
