@@ -46,9 +46,15 @@ async fn patch(
 ) -> Result<(), Failure> {
     let before: AppView = client.get(&format!("/v1/apps/{name}")).await?;
     let path = format!("/v1/apps/{name}/env");
+    let former: Environment = client.get(&path).await?;
+    for name in patch.unset.iter().filter(|name| !former.vars.contains_key(*name)) {
+        terminal.note(&format!("note: {name} was not set"));
+    }
     let environment: Environment = client.call(Method::PATCH, &path, Some(&patch)).await?;
+    let is_same = former.vars == environment.vars;
     let runs = before.instances.iter().any(|instance| !instance.status.state.is_over());
     let said = match (runs, detach) {
+        _ if is_same => format!("nothing changed: {name} has {}", show::count(environment.vars.len(), "variable")),
         (false, _) => format!("{name} has {}", show::count(environment.vars.len(), "variable")),
         (true, true) => format!("restarting {name}: drowse events -f {name} shows how it goes"),
         (true, false) => {

@@ -177,12 +177,13 @@ fn the_environment_is_listed_set_and_unset() {
     let vars = json!({ "vars": { "A": "1", "B": "two words" } });
     fake.on(APP, Reply::Json(app(&[], false)));
     fake.on("GET /v1/apps/shop/env", Reply::Json(vars.clone()));
+    fake.on("GET /v1/apps/shop/env", Reply::Json(json!({ "vars": {} })));
     fake.on("PATCH /v1/apps/shop/env", Reply::Json(vars));
     assert_eq!(stdout(&mut fake.drowse(&["env", "ls", "shop"])), "A=1\nB=two words\n");
     assert_eq!(stdout(&mut fake.drowse(&["env", "set", "shop", "A=1", "B=two words"])), "shop has 2 variables\n");
     let sent: Value = serde_json::from_slice(&fake.call("PATCH").body).expect("JSON");
     assert_eq!(sent, json!({ "set": { "A": "1", "B": "two words" }, "unset": [] }));
-    fake.drowse(&["env", "unset", "shop", "C"]).assert().success();
+    fake.drowse(&["env", "unset", "shop", "C"]).assert().success().stderr("note: C was not set\n");
     let calls = fake.calls();
     let last = calls.iter().rfind(|call| call.line.starts_with("PATCH")).expect("called");
     assert_eq!(serde_json::from_slice::<Value>(&last.body).expect("JSON"), json!({ "set": {}, "unset": ["C"] }));
@@ -194,8 +195,19 @@ fn a_change_of_the_environment_of_a_running_app_waits_for_its_restart() {
     fake.on(APP, Reply::Json(app(&["old"], false)));
     fake.on(APP, Reply::Json(app(&["old"], true)));
     fake.on(APP, Reply::Json(app(&["new"], false)));
+    fake.on("GET /v1/apps/shop/env", Reply::Json(json!({ "vars": {} })));
     fake.on("PATCH /v1/apps/shop/env", Reply::Json(json!({ "vars": { "A": "1" } })));
     assert_eq!(stdout(&mut fake.drowse(&["env", "set", "shop", "A=1"])), "shop runs with 1 variable\n");
+}
+
+#[test]
+fn an_environment_that_stays_as_it_is_is_said_to() {
+    let fake = Fake::start();
+    fake.on(APP, Reply::Json(app(&["i1"], false)));
+    fake.on("GET /v1/apps/shop/env", Reply::Json(json!({ "vars": { "A": "1" } })));
+    fake.on("PATCH /v1/apps/shop/env", Reply::Json(json!({ "vars": { "A": "1" } })));
+    let said = stdout(&mut fake.drowse(&["env", "set", "shop", "A=1"]));
+    assert_eq!(said, "nothing changed: shop has 1 variable\n");
 }
 
 #[test]
