@@ -29,8 +29,8 @@ pub fn of_folder(folder: &Path) -> Result<AppName, Problem> {
         .map_err(|error| bad_request(format!("cannot read the folder {}: {error}", folder.display())))?;
     let own = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let made = valid_characters(&own);
-    AppName::parse(made.clone()).map_err(|_| {
-        bad_request(format!("the folder's name {own:?} cannot be an app's name"))
+    AppName::parse(made.clone()).map_err(|error| {
+        bad_request(format!("the folder's name {own:?} cannot be an app's name: {error}"))
             .hint(format!("name the app, for example {}", suggestion(&made)))
     })
 }
