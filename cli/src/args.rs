@@ -154,6 +154,9 @@ pub struct Logs {
     /// Go on with what is written from now on
     #[arg(long, short)]
     pub follow: bool,
+    /// What the newest deployment's build wrote instead, all of it
+    #[arg(long, conflicts_with_all = ["follow", "tail"])]
+    pub build: bool,
     /// How many of the last lines
     #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
     pub tail: u32,

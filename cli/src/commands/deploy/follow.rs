@@ -45,7 +45,14 @@ pub async fn until_it_ends(
         Err(failure) => return Err(failure),
     };
     if matches!(deployment.state.state, DeploymentState::BuildError | DeploymentState::DeploymentError) {
-        return Err(problem_of(deployment).into());
+        let mut problem = problem_of(deployment);
+        if problem.code == ErrorCode::BuildError && view.showed_log() {
+            problem.log.clear();
+        }
+        if problem.hint.is_none() {
+            problem.hint = Some(hint(name, problem.code, client).await);
+        }
+        return Err(problem.into());
     }
     if terminal.format() == Format::Json {
         return Ok(());
@@ -102,13 +109,18 @@ fn has_ended(state: DeploymentState) -> bool {
 /// Why the deploy failed, said so that it stands alone.
 fn problem_of(deployment: DeploymentView) -> Problem {
     let code = code_of(&deployment);
-    let mut problem = deployment.problem.unwrap_or_else(|| {
+    deployment.problem.unwrap_or_else(|| {
         let reason = deployment.state.reason;
         let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         Problem::new(code, format!("the deploy of {} ended in {}{because}", deployment.app, deployment.state.state))
-    });
-    if problem.hint.is_none() {
-        problem.hint = Some(format!("drowse info {}; what was live before serves on", deployment.app));
+    })
+}
+
+/// What to look at, and what visitors see meanwhile.
+async fn hint(name: &AppName, code: ErrorCode, client: &Client) -> String {
+    let look = if code == ErrorCode::BuildError { "logs --build" } else { "info" };
+    match client.get::<AppView>(&format!("/v1/apps/{name}")).await {
+        Ok(AppView { live: Some(_), .. }) => format!("drowse {look} {name}; what was live before serves on"),
+        _ => format!("drowse {look} {name}"),
     }
-    problem
 }

@@ -16,6 +16,7 @@ pub struct View<'a> {
     terminal: &'a Terminal,
     bar: ProgressBar,
     current: Option<Current>,
+    showed_log: bool,
 }
 
 struct Current {
@@ -27,7 +28,7 @@ struct Current {
 impl<'a> View<'a> {
     /// Shows nothing yet.
     pub fn new(terminal: &'a Terminal) -> Self {
-        Self { terminal, bar: terminal.spinner(""), current: None }
+        Self { terminal, bar: terminal.spinner(""), current: None, showed_log: false }
     }
 
     /// The deployment is as it is now; shown where its state or the reason for it changed.
@@ -69,10 +70,16 @@ impl<'a> View<'a> {
         if self.terminal.format() == Format::Json {
             return self.terminal.json_line(&DeploymentUpdate::Log { line: line.clone() });
         }
+        self.showed_log = true;
         let mark = console::style("|").for_stderr().dim();
         let text = format!("  {mark} {}", clean(&line.text));
         self.bar.suspend(|| self.terminal.note(&text));
         Ok(())
+    }
+
+    /// Whether a person was shown what the build wrote.
+    pub fn showed_log(&self) -> bool {
+        self.showed_log
     }
 
     /// Takes what moves off the screen.
