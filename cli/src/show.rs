@@ -21,13 +21,23 @@ pub fn app_state(app: &AppView) -> String {
     };
     match (&app.live, &app.pending) {
         (Some(_), Some(pending)) => format!("{state} (next: {})", pending.state.state),
+        (Some(_), None) if is_down(app) => format!("{state} (crashed, tried again)"),
         _ => state.to_owned(),
     }
+}
+
+/// Whether nothing serves although its deployment is ready, because it exits again and again.
+fn is_down(app: &AppView) -> bool {
+    let is = |wanted: fn(&InstanceState) -> bool| app.instances.iter().any(|instance| wanted(&instance.status.state));
+    app.wanted != Wanted::Stopped
+        && is(|state| matches!(state, InstanceState::Backoff { .. }))
+        && !is(InstanceState::is_ready)
 }
 
 /// A state in its colour.
 pub fn colored(state: &str) -> String {
     let style = match state.split(' ').next().unwrap_or_default() {
+        _ if state.contains("(crashed") => console::Style::new().red(),
         "READY" | "ready" => console::Style::new().green(),
         "BUILD_ERROR" | "DEPLOYMENT_ERROR" | "failed" => console::Style::new().red(),
         "STOPPED" | "NOT_DEPLOYED" | "FROZEN" | "stopped" => console::Style::new().dim(),

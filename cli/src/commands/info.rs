@@ -66,6 +66,9 @@ pub async fn run(args: App, client: &Client, terminal: &Terminal) -> Result<(), 
     if let Some(problem) = app.problem.as_ref().or(failed) {
         terminal.line("")?;
         field("problem", &clean(&problem.detail))?;
+        for line in &problem.log {
+            terminal.line(&format!("  {} {}", console::style("|").dim(), clean(line)))?;
+        }
         if let Some(hint) = &problem.hint {
             field("try", &clean(hint))?;
         }
@@ -82,11 +85,13 @@ fn deployment_row(app: &AppView, deployment: &DeploymentView, terminal: &Termina
     } else {
         ""
     };
+    // A deployment has an address of its own for as long as something runs for it.
+    let answers = app.instances.iter().any(|instance| instance.status.deployment == deployment.id);
     vec![
         deployment.id.to_string(),
         show::colored(deployment.state.state.as_str()),
         place.to_owned(),
         show::moment(deployment.created, terminal),
-        deployment.url.clone(),
+        if answers { deployment.url.clone() } else { "-".to_owned() },
     ]
 }
