@@ -1,5 +1,7 @@
 //! What apps cannot do: to each other, to the host, to the platform.
 
+use std::os::unix::fs::PermissionsExt;
+
 use drowse_tests::apps::App;
 use drowse_tests::needs_a_world;
 use drowse_tests::world::{World, main_process};
@@ -88,4 +90,23 @@ async fn instances_are_in_cgroups_of_their_user_with_init_apart_from_the_app() {
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).expect("it runs");
     let inside = format!("/{}/user-{}/{}/app", world.names().cgroup_root, instance.user, instance.id);
     assert!(groups.lines().filter(|line| line.contains(&inside)).count() >= 1, "{groups}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tenants_write_is_closed_to_other_users_of_the_host() {
+    needs_a_world!();
+    let mut world = World::start().await;
+    world.deploy("shop", &App::probe("one")).await;
+    let data = world.base().join("agent");
+    // As a folder is that somebody made for the agent.
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o755)).expect("opened");
+    world.stop_agent();
+    world.start_agent().await;
+    let mode = std::fs::metadata(&data).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "only root enters {}", data.display());
+    let sockets = std::fs::read_dir(world.names().run.join("agent")).expect("the agent's sockets").flatten();
+    for entry in sockets.filter(|entry| entry.file_name().to_string_lossy().ends_with(".sock")) {
+        let mode = entry.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o007, 0, "others reach {}", entry.path().display());
+    }
 }

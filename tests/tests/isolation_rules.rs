@@ -15,6 +15,19 @@ fn is_elsewhere(rule: Rule) -> bool {
 }
 
 #[test]
+fn the_threat_model_names_every_rule_and_no_other() {
+    let text = std::fs::read_to_string(machine::repository().join("docs/threat-model.md")).expect("the page");
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let named: BTreeSet<&str> = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
+    let is_named = |rule: &Rule| named.contains(rule.name()) || rule.name().starts_with("net-");
+    let missing: Vec<&Rule> = Rule::ALL.iter().filter(|rule| !is_named(rule)).collect();
+    assert!(missing.is_empty(), "docs/threat-model.md does not name {missing:?}");
+    let is_other = |name: &&&str| !name.contains(['/', '.']) && name.contains('-') && Rule::named(name).is_none();
+    let other: Vec<&&str> = named.iter().filter(is_other).filter(|name| **name != "net-").collect();
+    assert!(other.is_empty(), "there is no rule called {other:?}");
+}
+
+#[test]
 fn a_release_build_refuses_to_drop_rules() {
     let source = machine::repository().join("agent/launcher/src/rules.rs");
     let folder = tempfile::tempdir().expect("a folder");
