@@ -157,7 +157,8 @@ async fn serve_http1(stream: VisitorStream, visitor: &Arc<Visitor>) -> Result<Op
             }
         } else if !visitor.is_blocked.load(Ordering::Relaxed) {
             let Some(parts) = connection.into_parts() else { return Ok(None) };
-            return Ok(Some(parts.io.with_unread(parts.read_buf)));
+            visitor.shared.parked.fetch_add(1, Ordering::Relaxed);
+            return Ok(Some(parts.io.with_unread(&parts.read_buf)));
         }
     }
 }

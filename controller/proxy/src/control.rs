@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drowse_api::agent::EndpointsPicture;
@@ -14,6 +15,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::instance::Instance;
+use crate::memory;
 use crate::picture::Picture;
 use crate::saved::Saved;
 use crate::shared::Shared;
@@ -22,6 +24,8 @@ use crate::shared::Shared;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// How often requests in flight are looked at, while nothing else asks for a report.
 const LOOK: Duration = Duration::from_secs(1);
+/// How many connections must have become idle to make giving their memory back worth a look.
+const WORTH_TRIMMING: usize = 500;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -78,7 +82,7 @@ impl Control {
         let emptied = Arc::clone(&self.emptied);
         let ending = self.shared.ending.clone();
         let mut look = tokio::time::interval(LOOK);
-        let mut contact = 0;
+        let (mut contact, mut trimmed) = (0, 0);
         loop {
             tokio::select! {
                 () = ending.cancelled() => break,
@@ -88,7 +92,7 @@ impl Control {
                     News::Endpoints(endpoints) => self.apply_endpoints(endpoints),
                 },
                 () = emptied.notified() => tokio::time::sleep(DEBOUNCE).await,
-                _ = look.tick() => {}
+                _ = look.tick() => trimmed = self.trim(trimmed),
             }
             self.retired.retain(|instance| instance.gate.inside() > 0);
             let fresh = Report { status: self.status(), contact };
@@ -103,6 +107,17 @@ impl Control {
         for task in followers.iter().chain([&reporter]) {
             task.abort();
         }
+    }
+
+    /// Gives memory back when enough connections have become idle since the last time; returns how
+    /// many had by then.
+    fn trim(&self, trimmed: usize) -> usize {
+        let parked = self.shared.parked.load(Ordering::Relaxed);
+        if parked.wrapping_sub(trimmed) < WORTH_TRIMMING {
+            return trimmed;
+        }
+        memory::trim();
+        parked
     }
 
     fn apply_table(&mut self, table: RouteTable) {

@@ -30,9 +30,10 @@ impl VisitorStream {
         Self { stream: TokioIo::new(stream), visitor, unread: Bytes::new(), stall: None }
     }
 
-    /// The same, with something that was read of it and not used.
-    pub(crate) fn with_unread(self, unread: Bytes) -> Self {
-        Self { unread, ..self }
+    /// The same, with something that was read of it and not used. It is copied: be it empty, it
+    /// would keep the whole buffer that it is a part of.
+    pub(crate) fn with_unread(self, unread: &[u8]) -> Self {
+        Self { unread: Bytes::copy_from_slice(unread), ..self }
     }
 
     /// Whether there is something that was read and not used.

@@ -4,7 +4,7 @@
 //! how an instance is run. Its table comes by a stream from the controller, addresses by a stream
 //! from the agent; both are kept in files, so that it serves with both of them gone.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod admit;
 mod body;
@@ -19,6 +19,7 @@ mod headers;
 mod host;
 mod instance;
 mod io;
+mod memory;
 mod picture;
 mod router;
 mod saved;

@@ -89,6 +89,7 @@ impl Router {
             api: Instance::new(None, config.api_address, workers, Arc::clone(&emptied)),
             turn: AtomicUsize::new(0),
             open: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            parked: AtomicUsize::new(0),
             ended: Notify::new(),
             draining: CancellationToken::new(),
             ending: CancellationToken::new(),

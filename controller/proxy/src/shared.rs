@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) turn: AtomicUsize,
     /// Visitors' connections of each worker.
     pub(crate) open: Box<[AtomicUsize]>,
+    /// Connections that became idle and gave their buffers back, so far.
+    pub(crate) parked: AtomicUsize,
     /// Told when a connection has ended.
     pub(crate) ended: tokio::sync::Notify,
     /// No new connections, and no further requests on old ones.

@@ -13,6 +13,9 @@ use nix::unistd::Pid;
 use super::sides::HOST;
 use crate::bench::process::Program;
 
+/// How long connections are idle before their memory is looked at.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// Loads a side for a while; returns how many requests were answered.
 pub fn run(address: SocketAddr, connections: usize, time: Duration) -> anyhow::Result<u64> {
     let output = Command::new("wrk")
@@ -63,7 +66,8 @@ pub fn system_calls(side: &Program, address: SocketAddr, connections: usize, fol
 pub fn bytes_per_idle_connection(side: &Program, address: SocketAddr, count: usize) -> anyhow::Result<f64> {
     let open = || -> anyhow::Result<TcpStream> {
         let mut stream = TcpStream::connect(address)?;
-        write!(stream, "GET / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")?;
+        let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut answer = [0; 4096];
         let read = stream.read(&mut answer)?;
         anyhow::ensure!(answer[..read].starts_with(b"HTTP/1.1 200"), "{address} answered something else");
@@ -74,7 +78,7 @@ pub fn bytes_per_idle_connection(side: &Program, address: SocketAddr, count: usi
     std::thread::sleep(Duration::from_millis(300));
     let before = side.anonymous();
     let opened: Vec<TcpStream> = (0..count).map(|_| open()).collect::<Result<_, _>>()?;
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(SETTLE);
     let after = side.anonymous();
     drop((warm, opened));
     Ok(after.saturating_sub(before) as f64 / count as f64)
