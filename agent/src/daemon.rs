@@ -197,9 +197,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         .records
         .into_iter()
         .map(|record| if record.boot_id == boot_id { record } else { record::rebooted(record, &boot_id) })
-        .map(|record| {
-            if host::is_published(&config, record.address) { record } else { record::unpublished(record) }
-        })
+        .map(|record| if host::is_published(&config, record.address) { record } else { record::unpublished(record) })
         .collect();
     sweep::ownerless(&node, &records, found.ownerless).await;
     let sites = records.iter().any(|record| record.life.spec.workload == Workload::Site);
@@ -207,8 +205,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
 
     let builds = Arc::new(Builds::open(node.clone(), Arc::clone(&addresses)).await);
     let server_image = server.as_ref().map(|server| server.image.clone());
-    let _cleanup =
-        AbortOnDropHandle::new(tokio::spawn(cleanup::run(node.clone(), Arc::clone(&builds), server_image)));
+    let _cleanup = AbortOnDropHandle::new(tokio::spawn(cleanup::run(node.clone(), Arc::clone(&builds), server_image)));
     let instances = Instances::new(Arc::new(node.clone()), Arc::clone(&events), addresses, boot_id.clone(), server);
     instances.adopt(records);
     instances.bring_up_server(sites).await;

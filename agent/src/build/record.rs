@@ -52,9 +52,7 @@ pub(super) fn find(folder: &Path) -> Vec<(DeploymentId, Option<Record>)> {
         let id = DeploymentId::parse(entry.file_name().to_str()?).ok()?;
         let record = match durable::load::<Record>(&path(&entry.path()), MAGIC, VERSION) {
             Ok(Some(record)) => Some(record).filter(|record| record.id == id),
-            Ok(None) => {
-                Some(Record { id: id.clone(), status: BuildStatus::Preparing, controller: None, source: None })
-            }
+            Ok(None) => Some(Record { id: id.clone(), status: BuildStatus::Preparing, controller: None, source: None }),
             Err(error) => {
                 tracing::error!("{error}");
                 None
