@@ -20,6 +20,7 @@ pub fn app_state(app: &AppView) -> String {
         (None, None) => "NOT_DEPLOYED",
     };
     match (&app.live, &app.pending) {
+        (Some(live), Some(pending)) if live.id == pending.id => format!("{state} (restarting)"),
         (Some(_), Some(pending)) => format!("{state} (next: {})", pending.state.state),
         (Some(_), None) if is_down(app) => format!("{state} (crashed, tried again)"),
         _ => state.to_owned(),

@@ -1,6 +1,7 @@
 //! `drowse info`: one app in full.
 
 use drowse_api::client::Client;
+use drowse_api::instance::InstanceState;
 use drowse_api::platform::{AppView, DeploymentView};
 
 use crate::app_name;
@@ -85,8 +86,11 @@ fn deployment_row(app: &AppView, deployment: &DeploymentView, terminal: &Termina
     } else {
         ""
     };
-    // A deployment has an address of its own for as long as something runs for it.
-    let answers = app.instances.iter().any(|instance| instance.status.deployment == deployment.id);
+    // A deployment has an address of its own for as long as something serves for it.
+    let answers = app.instances.iter().map(|instance| &instance.status).any(|status| {
+        let ends = status.state.is_over() || matches!(status.state, InstanceState::Stopping { .. });
+        status.deployment == deployment.id && !ends
+    });
     vec![
         deployment.id.to_string(),
         show::colored(deployment.state.state.as_str()),

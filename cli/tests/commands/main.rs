@@ -26,10 +26,12 @@ pub(crate) fn app(instances: &[&str], is_pending: bool) -> Value {
             "state": { "state": "ready", "since": AT }, "process": null, "restarts": 0,
         })
     };
+    let mut next = deployment("BUILDING");
+    next["id"] = json!("d2");
     json!({
         "name": "shop", "url": "http://shop.drowse.localhost:8080/", "created": AT, "wanted": "running",
         "live": deployment("READY"),
-        "pending": if is_pending { deployment("BUILDING") } else { Value::Null },
+        "pending": if is_pending { next } else { Value::Null },
         "instances": instances.iter().map(instance).collect::<Vec<_>>(),
     })
 }
