@@ -108,6 +108,7 @@ rules! {
         NoNewPrivileges "no-new-privileges": "no exec gives privileges", "prctl(2), PR_SET_NO_NEW_PRIVS";
         ResourceLimits "resource-limits": "the process has the limits of its configuration", "getrlimit(2)";
         WorkingFolderInside "working-folder-inside": "the working folder is entered as the app and is inside", "CVE-2024-21626";
+        StartingHidden "starting-hidden": "before its exec a process cannot be traced or looked into by the app", "CVE-2016-9962";
         DescriptorsClosed "descriptors-closed": "a program gets its three streams and no other descriptor", "CVE-2024-21626, CVE-2016-9962";
     }
     "launcher and init" {

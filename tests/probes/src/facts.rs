@@ -34,6 +34,8 @@ pub struct Facts {
     pub group: String,
     /// `wait`: whether to stay.
     pub waits: bool,
+    /// `race`: whether to lie in wait instead.
+    pub races: bool,
 }
 
 impl Facts {
@@ -59,6 +61,7 @@ impl Facts {
             host_queue: text("queue"),
             group: text("group"),
             waits: text("wait") == "yes",
+            races: text("race") == "yes",
         }
     }
 }

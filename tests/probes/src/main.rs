@@ -6,7 +6,8 @@
 //! opens and does not write, signals with 0, and asks the kernel for what it then gives up.
 //!
 //! Arguments are `key=value`, about the world outside: see [`facts::Facts`]. With `wait=yes` it stays
-//! when it is done, to be looked at from outside.
+//! when it is done, to be looked at from outside; with `race=yes` it only lies in wait for processes
+//! that are started beside it.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 mod calls;
@@ -16,6 +17,7 @@ mod identity;
 mod kernel;
 mod mounts;
 mod neighbours;
+mod race;
 mod report;
 mod sys;
 
@@ -25,6 +27,11 @@ fn main() {
         return;
     }
     let facts = facts::Facts::from_arguments();
+    if facts.races {
+        race::tries(&facts);
+        println!(r#"{{"done":true}}"#);
+        return;
+    }
     identity::tries(&facts);
     neighbours::tries(&facts);
     mounts::tries();

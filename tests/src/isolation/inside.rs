@@ -1,11 +1,16 @@
 //! The probe's attempts, and what is seen of its sandbox from outside meanwhile.
 
+use std::path::Path;
+
 use drowse_launcher::rules::Rule;
 use serde::Deserialize;
 
 use super::bench::{Bench, facts_of_sandbox, process};
 use super::host::Host;
 use super::{Attempt, End, outside};
+
+/// How often a process is started for one that lies in wait.
+const MOST_STARTS: usize = 50;
 
 /// A line of the probe.
 #[derive(Deserialize)]
@@ -38,6 +43,28 @@ pub(super) fn run(bench: &Bench, attempts: &mut Vec<Attempt>) -> Result<(), Stri
         return Err("the probe ended in the middle".to_owned());
     }
     outside::look_at_app(bench, started, attempts);
+    Ok(())
+}
+
+/// Starts processes beside one that lies in wait for them.
+pub(super) fn race(bench: &Bench, attempts: &mut Vec<Attempt>) -> Result<(), String> {
+    let mut running = bench.build(&bench.request()).map_err(|error| in_full(&error))?;
+    let mut args = vec!["/probe".to_owned(), "race=yes".to_owned()];
+    args.extend(facts_of_sandbox());
+    let (started, lines) = bench.start(&mut running, &process(&args), None).map_err(|error| in_full(&error))?;
+    let waiting = format!("/proc/{}", started.pid);
+    // The launcher looks for the program in each folder, which gives the other one time.
+    let mut slow = process(&["probe".to_owned(), "nothing".to_owned()]);
+    slow.process.set_env(Some(vec![format!("PATH={}/", "/x:".repeat(30_000))]));
+    for _ in 0..MOST_STARTS {
+        if !Path::new(&waiting).exists() {
+            break;
+        }
+        bench.start(&mut running, &slow, None).map_err(|error| in_full(&error))?;
+    }
+    for line in lines.take_while(|line| !line.starts_with(r#"{"done""#)) {
+        attempts.push(attempt(&line)?);
+    }
     Ok(())
 }
 

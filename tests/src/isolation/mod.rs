@@ -60,7 +60,7 @@ impl Attempt {
 /// What could not be tried at all, which may be so when a rule is left out.
 pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let is_wanted = |rules: &[Rule]| dropped.is_none_or(|dropped| rules.contains(&dropped));
-    let elsewhere: Vec<Rule> = [images::RULES, configurations::RULES].concat();
+    let elsewhere: Vec<Rule> = [images::RULES, configurations::RULES, &[Rule::StartingHidden]].concat();
     if dropped.is_none_or(|dropped| !elsewhere.contains(&dropped)) {
         let bench = Bench::new(dropped, Wrapper::Nothing);
         outside::look_at_launcher(&bench, attempts);
@@ -68,6 +68,9 @@ pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), Str
         let done = inside::run(&bench, attempts);
         outside::compare_views(&before, &outside::View::of_launcher(&bench), attempts);
         done?;
+    }
+    if is_wanted(&[Rule::StartingHidden]) {
+        inside::race(&Bench::new(dropped, Wrapper::Nothing), attempts)?;
     }
     if is_wanted(images::RULES) {
         images::run(dropped, attempts);

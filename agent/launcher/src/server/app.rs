@@ -11,6 +11,7 @@ use libc::sock_filter;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::DumpableBehavior;
 
 use super::capabilities::Sets;
 use super::channel::{self, Channel, Word};
@@ -165,6 +166,7 @@ pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) 
         hand_over(stream, prepared)?;
     }
     become_user(prepared)?;
+    hide()?;
     enter_folder(&prepared.working_folder)?;
     rustix::process::umask(Mode::from_raw_mode(prepared.umask & 0o777));
     sys::reset_signals();
@@ -261,6 +263,14 @@ fn become_user(prepared: &Prepared) -> Result<(), Failure> {
     setresuid(uid, uid, uid).or_fail(Step::Identity, &name)?;
     prepared.capabilities.apply()?;
     rustix::thread::set_keep_capabilities(false).or_fail(Step::Capabilities, "the process")
+}
+
+/// From the change of user to the exec this process has the app's user and the launcher's memory and
+/// descriptors. What the kernel makes of that by itself depends on the host's `fs.suid_dumpable`.
+fn hide() -> Result<(), Failure> {
+    let behavior =
+        if Rule::StartingHidden.in_force() { DumpableBehavior::NotDumpable } else { DumpableBehavior::Dumpable };
+    rustix::process::set_dumpable_behavior(behavior).or_fail(Step::Identity, "the process")
 }
 
 /// Changes the folder as the app's user, and makes sure that it is one inside the root.
