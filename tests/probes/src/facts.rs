@@ -18,6 +18,10 @@ pub struct Facts {
     pub open_files: u64,
     /// `pid`: a process of the host.
     pub host_pid: i32,
+    /// `neighbour`: a process of another instance, which runs as the same user.
+    pub neighbour_pid: i32,
+    /// `neighbour_file`: a file of that instance that anybody may read, where the host has it.
+    pub neighbour_file: String,
     /// `file`: a file of the host that anybody may read.
     pub host_file: String,
     /// `socket`: a Unix socket of the host that anybody may connect to.
@@ -53,6 +57,8 @@ impl Facts {
             host_name: text("hostname"),
             open_files: text("nofile").parse().unwrap_or_default(),
             host_pid: text("pid").parse().unwrap_or(i32::MAX),
+            neighbour_pid: text("neighbour").parse().unwrap_or(i32::MAX),
+            neighbour_file: text("neighbour_file"),
             host_file: text("file"),
             host_socket: text("socket"),
             host_abstract: text("abstract"),

@@ -52,9 +52,17 @@ fn processes(facts: &Facts) {
         .collect();
     let found = format!("{} others", others.len());
     tell("processes in /proc", "namespace-pid", &Outcome::fine_if(others.is_empty(), found));
-    tell("signal a process of the host", "namespace-pid", &must_not_exist(sys::may_signal(facts.host_pid)));
-    let command = fs::read_to_string(format!("/proc/{}/cmdline", facts.host_pid));
-    tell("command line of a process of the host", "namespace-pid", &Outcome::must_fail(command));
+    for (whose, pid) in [("the host", facts.host_pid), ("a neighbour", facts.neighbour_pid)] {
+        tell(&format!("signal a process of {whose}"), "namespace-pid", &must_not_exist(sys::may_signal(pid)));
+        let traced = sys::seize(pid);
+        tell(&format!("trace a process of {whose}"), "namespace-pid", &must_not_exist(traced));
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        tell(&format!("command line of a process of {whose}"), "namespace-pid", &Outcome::must_fail(command));
+        let files = fs::read_dir(format!("/proc/{pid}/root/"));
+        tell(&format!("root of a process of {whose}"), "namespace-pid", &Outcome::must_fail(files));
+    }
+    let read = fs::read(&facts.neighbour_file);
+    tell("file of a neighbour", "old-root-gone", &Outcome::must_fail(read));
     let all = sys::may_signal(-1);
     tell("signal everybody", "namespace-pid", &must_not_exist(all));
 }

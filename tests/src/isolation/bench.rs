@@ -107,7 +107,12 @@ impl Bench {
 
     /// A request for an ordinary sandbox.
     pub(super) fn request(&self) -> SandboxRequest {
-        let folder = self.folder.path().join("instance");
+        self.request_of("instance")
+    }
+
+    /// A request for one of several.
+    pub(super) fn request_of(&self, name: &str) -> SandboxRequest {
+        let folder = self.folder.path().join(name);
         let overlay = OverlayPlan::new(&[self.layer()], &folder, IDS);
         let _ = fs::remove_dir_all(&folder);
         for part in [&overlay.upper, &overlay.work] {
@@ -135,7 +140,7 @@ impl Bench {
     }
 
     pub(super) fn build(&self, request: &SandboxRequest) -> Result<Running, LauncherError> {
-        let folder = self.folder.path().join("instance");
+        let folder = request.overlay.upper.parent().expect("a folder of the instance");
         let open = |name: &str| -> OwnedFd {
             File::options().create(true).append(true).open(folder.join(name)).expect("a file of the instance").into()
         };

@@ -1,5 +1,7 @@
 //! The probe's attempts, and what is seen of its sandbox from outside meanwhile.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use drowse_launcher::rules::Rule;
@@ -27,9 +29,19 @@ pub(super) fn run(bench: &Bench, attempts: &mut Vec<Attempt>) -> Result<(), Stri
     let host = Host::new();
     let mut running = bench.build(&bench.request()).map_err(|error| in_full(&error))?;
     outside::look_at_init(bench, &running, attempts);
+    // Of the same user, which only the namespaces keep apart.
+    let request = bench.request_of("neighbour");
+    let secret = request.overlay.upper.join("secret");
+    fs::write(&secret, "the neighbour's").map_err(|error| error.to_string())?;
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).map_err(|error| error.to_string())?;
+    let mut neighbour = bench.build(&request).map_err(|error| in_full(&error))?;
+    let waits = process(&["/probe".to_owned(), "wait=yes".to_owned()]);
+    let (other, _lines) = bench.start(&mut neighbour, &waits, None).map_err(|error| in_full(&error))?;
     let mut args = vec!["/probe".to_owned(), "wait=yes".to_owned()];
     args.extend(facts_of_sandbox());
     args.extend(host.facts());
+    args.push(format!("neighbour={}", other.pid));
+    args.push(format!("neighbour_file={}", secret.display()));
     let (started, lines) = bench.start(&mut running, &process(&args), None).map_err(|error| in_full(&error))?;
     let mut is_done = false;
     for line in lines {
