@@ -35,8 +35,9 @@ const POLL: Duration = Duration::from_millis(250);
 /// How soon a call that succeeded may be made again: the node's report of its effect is on its way.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// How long a node's report waits for the node's events before it.
-const HEARD: Duration = Duration::from_millis(250);
+/// How long a node's report waits for the node's events before it. They usually are there first; a
+/// busy machine may take its time, and a stream of events that hangs must not hold up decisions.
+const HEARD: Duration = Duration::from_secs(2);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

@@ -100,6 +100,7 @@ impl Case<'_> {
         let reason = match self.app {
             None => "its app was removed",
             Some(app) if app.wanted == Wanted::Stopped => "its app was stopped",
+            Some(_) if self.instance.life == Life::Starting => "its release failed or was overtaken before it served",
             Some(_) => "another release took its place",
         };
         if self.instance.life == Life::Serving && self.app.is_some() {

@@ -92,8 +92,13 @@ fn start(source: &Source, package: &Package, notes: &mut Vec<String>) -> Result<
         notes.push(format!("package.json has no start script; guessed from {name}"));
         return Ok((format!("node {}", quoted(name)), "guess".to_owned()));
     }
-    Err(Problem::new(ErrorCode::NothingToRun, "package.json has no start script, and there is no server.js")
-        .hint("add a \"start\" script to package.json, or a Procfile with a line such as: web: node main.js"))
+    let hint = if package.scripts.contains_key("build") && source.has("index.html") {
+        "if it is a site of files, build it and deploy the result: npm run build && drowse deploy dist; \
+         if it is a server, add a \"start\" script to package.json"
+    } else {
+        "add a \"start\" script to package.json, or a Procfile with a line such as: web: node main.js"
+    };
+    Err(Problem::new(ErrorCode::NothingToRun, "package.json has no start script, and there is no server.js").hint(hint))
 }
 
 fn quoted(name: &str) -> String {
@@ -149,5 +154,8 @@ mod tests {
         let problem = detect(&nothing).expect_err("nothing");
         assert_eq!(problem.code, ErrorCode::NothingToRun);
         assert!(problem.hint.is_some_and(|hint| hint.contains("start")));
+        let (_folder, site) = source(&[("package.json", r#"{"scripts":{"build":"vite build"}}"#), ("index.html", "")]);
+        let hint = detect(&site).expect_err("no server").hint.expect("a hint");
+        assert!(hint.contains("drowse deploy dist"), "{hint}");
     }
 }
