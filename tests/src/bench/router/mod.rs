@@ -35,6 +35,8 @@ pub struct Plan {
 /// When a side cannot be started or answers wrongly.
 pub fn run(plan: Plan, folder: &Path) -> anyhow::Result<Vec<Row>> {
     process::raise_descriptors()?;
+    let load = process::load_average();
+    eprintln!("    load average before: {load:.1}; beyond the number of processors, ratios scatter by a third");
     let app = App::start(folder)?;
     let mut rows = Vec::new();
     for threads in [1, 2] {
