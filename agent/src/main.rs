@@ -52,7 +52,17 @@ enum StackCommand {
         /// Its name, or `all`.
         name: String,
     },
-    /// Lists those that are built.
+    /// Takes one from an OCI image layout instead: a folder, or a tar archive of one.
+    Import {
+        /// Its name: the stack that it takes the place of.
+        name: String,
+        /// The layout.
+        path: PathBuf,
+        /// Which image of the layout, where it has several.
+        #[arg(long, value_name = "NAME")]
+        reference: Option<String>,
+    },
+    /// Lists those that are there.
     Ls,
 }
 
@@ -95,6 +105,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             ended?;
         }
         Some(Command::Stack { command: StackCommand::Build { name } }) => build_stacks(&config, name)?,
+        Some(Command::Stack { command: StackCommand::Import { name, path, reference } }) => {
+            let image = stacks::import(name, path, reference.as_deref(), &open_store(&config)?)
+                .with_context(|| format!("the stack {name} could not be taken from {}", path.display()))?;
+            println(&format!("{name}\t{image}"));
+        }
         Some(Command::Stack { command: StackCommand::Ls }) => {
             for stack in stacks::list(&open_store(&config)?)? {
                 println(&format!("{}\t{}\t{}", stack.name, stack.size, stack.image));

@@ -65,6 +65,24 @@ pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Re
     Ok(image)
 }
 
+/// Takes the image of stack `name` from an OCI image layout instead (a folder, or an archive of one), unpacks
+/// it and tags it; `reference` chooses one of several images. The next [`build`] of this name takes its place.
+///
+/// # Errors
+/// When there is no stack of this name, or the layout is not one, is damaged or lacks the image.
+pub fn import(name: &str, layout: &Path, reference: Option<&str>, store: &ImageStore) -> Result<Digest, StackError> {
+    let recipe = super::load(name)?;
+    let _sweeps = store.hold_off_sweeps()?;
+    let image = store.import_layout(layout, reference)?;
+    let mut size = MemoryBytes::default();
+    for layer in store.unpack(&store.image(&image)?)? {
+        size.0 += disk_usage(&layer)?.0;
+    }
+    let notes = [(NOTE_SIZE.to_owned(), size.0.to_string())];
+    store.tag_with_notes(&format!("stack/{}", recipe.name), &image, notes.into())?;
+    Ok(image)
+}
+
 /// Puts packages into the new folder `root`; `work` is for files of its own.
 fn debootstrap(recipe: &Recipe, work: &Path, root: &Path, line: &mut dyn FnMut(&str)) -> Result<(), StackError> {
     let sources = work.join("debian.sources");

@@ -20,7 +20,7 @@ use crate::digest;
 use crate::store::{ImageStore, StoreError};
 
 pub use apt::SourcesError;
-pub use build::build;
+pub use build::{build, import};
 pub use run::CommandError;
 
 /// Raised when the way stacks are built changes what comes out of the same recipe.

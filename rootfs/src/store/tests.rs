@@ -324,6 +324,10 @@ fn a_layout_is_imported_from_a_folder_and_from_an_archive() {
     tar.finish().expect("written");
     let third = ImageStore::open(&folder.path().join("third")).expect("a store");
     assert_eq!(third.import_layout(&archive, Some("first")).expect("imported"), image);
+    let stack = crate::stacks::import("python", &archive, Some("first"), &third).expect("a stack");
+    assert_eq!((stack, third.tagged("stack/python").expect("reads")), (image.clone(), Some(image)));
+    let unknown = crate::stacks::import("cobol", &archive, None, &third).expect_err("no such stack").to_string();
+    assert!(unknown.contains("there are: python, node"), "{unknown}");
     assert_eq!(left_behind(&third), 0);
 }
 
