@@ -218,6 +218,11 @@ async fn a_build_that_an_agents_restart_broke_off_is_begun_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_tells_stands_before_what_follows_from_it() {
     let rig = Rig::start().await;
+    rig.agent.tell(EventKind::Instance, "followed");
+    until("the node's events are followed", || async {
+        rig.events().await.iter().any(|event| event.message == "followed")
+    })
+    .await;
     for n in 0..5 {
         let app = format!("shop{n}");
         rig.deployed(&app).await;
