@@ -224,7 +224,12 @@ impl Task {
         let subject = call.subject();
         let (failures, length) = match outcome {
             Ok(learnt) => {
-                self.tell(|view| view.learn(learnt));
+                // An answer may overtake the events that led to it; the node's report, which comes too, does not.
+                let is_reported =
+                    matches!(&learnt, Learnt::Instance(status) if status.state.is_ready() || status.state.is_over());
+                if !is_reported {
+                    self.tell(|view| view.learn(learnt));
+                }
                 (0, if matches!(call, Call::AskBuild(_)) { POLL } else { SETTLE })
             }
             Err(problem) => {
