@@ -47,3 +47,13 @@ install_file() {
   cp "$from" "$new"
   mv -f "$new" "$to"
 }
+
+# Debian's mirror as this machine's apt has it, so that proxies and mirrors are respected. Fails without one.
+debian_mirror() {
+  # apt is read to its end: a closed pipe would fail it.
+  local mirrors
+  mirrors="$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    sed -n 's/^Debian|Debian|//p')"
+  [[ -n "$mirrors" ]] || return 1
+  printf '%s\n' "${mirrors%%$'\n'*}"
+}
