@@ -31,13 +31,15 @@ pub(super) async fn add(table: &str, element: &Element) -> Result<(), NetworkErr
     apply(&format!("add element inet {table} {LINKS} {{ {} }}\n", element.text())).await
 }
 
-/// Deletes elements that are there.
+/// Deletes elements, whether they are there or not: what an agent before this one began when it was
+/// killed may end only now. Added first, in the same transaction, since deleting what is gone is an error.
 pub(super) async fn delete(table: &str, elements: &[Element]) -> Result<(), NetworkError> {
     if elements.is_empty() {
         return Ok(());
     }
     let list = elements.iter().map(Element::text).collect::<Vec<_>>().join(", ");
-    apply(&format!("delete element inet {table} {LINKS} {{ {list} }}\n")).await
+    let set = format!("element inet {table} {LINKS} {{ {list} }}\n");
+    apply(&format!("add {set}delete {set}")).await
 }
 
 /// Deletes the elements that `is_meant`; none are no error, nor is a table that is gone.

@@ -1,7 +1,9 @@
 //! An agent of its own for each test, asked over its socket. Whatever happens, `clean` removes what it made.
 
 use std::collections::BTreeMap;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,12 +20,30 @@ use http::Method;
 /// Long enough for a busy machine, short enough to notice.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// What a test of another run may take that has the same number.
+const CLAIM_LIMIT: Duration = Duration::from_secs(150);
+
 /// One agent with folders, addresses, table and groups of its own.
 pub struct Agent {
     pub folder: tempfile::TempDir,
     pub client: Client,
     programs: PathBuf,
     child: Option<Child>,
+    _number: UnixListener,
+}
+
+/// Holds a number, and all that is named after it, for this process; waits for another run of the tests
+/// on this machine that has it. An abstract socket, so that the kernel lets it go however the process ends.
+fn claim(number: u8) -> UnixListener {
+    let name = SocketAddr::from_abstract_name(format!("drowse-agt{number}")).expect("a name");
+    let began = Instant::now();
+    loop {
+        match UnixListener::bind_addr(&name) {
+            Ok(held) => return held,
+            Err(error) => assert!(began.elapsed() < CLAIM_LIMIT, "another run has agent {number}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 pub fn busybox() -> Option<PathBuf> {
@@ -63,9 +83,10 @@ impl Agent {
             eprintln!("SKIPPED: {why}");
             return None;
         }
+        let held = claim(number);
         let folder = tempfile::tempdir_in("/var/tmp").expect("a folder");
         let client = Client::unix(folder.path().join("run/agent.sock"));
-        let mut agent = Self { folder, client, programs: programs(), child: None };
+        let mut agent = Self { folder, client, programs: programs(), child: None, _number: held };
         let path = agent.folder.path();
         let text = format!(
             "node = \"test\"\ndata_dir = \"{0}/data\"\nrun_dir = \"{0}/run\"\ncgroup_root = \"drowse-agt{number}\"\n\

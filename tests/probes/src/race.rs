@@ -12,18 +12,43 @@ use crate::sys;
 const RULE: &str = "starting-hidden";
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What was looked into, and what came of it.
+type Outcomes = [(&'static str, io::Result<()>); 5];
+
 pub fn tries(facts: &Facts) {
     let started = Instant::now();
     while started.elapsed() < LIMIT {
         let Some(pid) = pids().find(|pid| is_starting(*pid, facts)) else { continue };
-        let outcomes = look_into(pid);
-        // Else it was another program's that was looked into.
-        if is_starting(pid, facts) {
+        if let Some(outcomes) = look_while_starting(pid, facts) {
             for (name, result) in outcomes {
                 tell(&format!("{name} of a process that is being started"), RULE, &Outcome::must_fail(result));
             }
             return;
         }
+    }
+}
+
+/// The best that came of looking again and again: right after its change of user a process is hidden by
+/// the kernel itself, for a moment. None if it was over before the first look was.
+fn look_while_starting(pid: i32, facts: &Facts) -> Option<Outcomes> {
+    let mut best: Option<Outcomes> = None;
+    loop {
+        let outcomes = look_into(pid);
+        // Else it was another program's that was looked into.
+        if !is_starting(pid, facts) {
+            return best;
+        }
+        best = Some(match best {
+            None => outcomes,
+            Some(mut best) => {
+                for (before, now) in best.iter_mut().zip(outcomes) {
+                    if before.1.is_err() {
+                        *before = now;
+                    }
+                }
+                best
+            }
+        });
     }
 }
 
@@ -43,7 +68,7 @@ fn is_starting(pid: i32, facts: &Facts) -> bool {
     field("Name:").starts_with("drowse-launche") && user == Some(facts.uid)
 }
 
-fn look_into(pid: i32) -> [(&'static str, io::Result<()>); 5] {
+fn look_into(pid: i32) -> Outcomes {
     let read = |file: &str| {
         fs::File::open(format!("/proc/{pid}/{file}")).and_then(|mut open| open.read(&mut [0; 1]).map(drop))
     };

@@ -100,6 +100,21 @@ fn a_sandbox_that_ends_takes_its_link_along_and_ensure_forgets_it() {
 }
 
 #[test]
+fn an_element_that_somebody_else_deleted_meanwhile_is_no_error() {
+    on_stage(config(), |stage| async move {
+        let app = stage.app("a", A).await;
+        let elements = nft::elements("drowse-test").await.expect("elements");
+        assert_eq!(elements.len(), 1);
+        for _ in 0..2 {
+            nft::delete("drowse-test", &elements).await.expect("deleted, or gone already");
+            assert_eq!(nft::elements("drowse-test").await.expect("elements"), []);
+        }
+        drop(app);
+        until_gone(&stage.network).await;
+    });
+}
+
+#[test]
 fn one_link_carries_many_addresses() {
     on_stage(config(), |stage| async move {
         let sites = stage.app("sites", A).await;
