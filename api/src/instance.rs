@@ -66,16 +66,26 @@ impl Default for Limits {
     }
 }
 
-/// The boot check: the first accepted TCP connection means ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The boot check: the first accepted TCP connection means ready, or the first good answer at `path`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootCheck {
-    /// How long the platform tries to connect, in seconds.
+    /// How long the platform tries, in seconds.
     pub timeout_seconds: u32,
+    /// A path that must answer 2xx or 3xx too, for an app that accepts before it can serve.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// What a request for `path` names as its host; the instance's address if absent.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// For how long it must stay as it is from then on, in milliseconds: what accepts and is gone
+    /// within this time was never ready.
+    #[serde(default)]
+    pub settle_milliseconds: u32,
 }
 
 impl Default for BootCheck {
     fn default() -> Self {
-        Self { timeout_seconds: 60 }
+        Self { timeout_seconds: 60, path: None, host: None, settle_milliseconds: 0 }
     }
 }
 

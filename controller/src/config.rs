@@ -131,7 +131,7 @@ impl Default for Settings {
             deployments: 10,
             instance: Limits::default(),
             build: BuildLimits::default(),
-            boot: BootCheck::default(),
+            boot: default_boot(),
         }
     }
 }
@@ -161,9 +161,28 @@ mod limits {
 
     table!(instance, InstanceKeys, Limits { memory: MemoryBytes, pids: u32, cpu_weight: u32 });
     table!(build, BuildKeys, BuildLimits { memory: MemoryBytes, pids: u32, cpu_weight: u32, timeout_seconds: u32 });
-    table!(boot, BootKeys, BootCheck { timeout_seconds: u32 });
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct BootKeys {
+        timeout_seconds: Option<u32>,
+        settle_milliseconds: Option<u32>,
+    }
+
+    /// Path and host are each app's own.
+    pub(super) fn boot<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BootCheck, D::Error> {
+        let (keys, default) = (BootKeys::deserialize(deserializer)?, super::default_boot());
+        Ok(BootCheck {
+            timeout_seconds: keys.timeout_seconds.unwrap_or(default.timeout_seconds),
+            settle_milliseconds: keys.settle_milliseconds.unwrap_or(default.settle_milliseconds),
+            ..default
+        })
+    }
 }
 
+/// A version that was never ready has to stay for a moment; the wire's own default is none.
+fn default_boot() -> BootCheck {
+    BootCheck { settle_milliseconds: 300, ..BootCheck::default() }
+}
 fn default_domain() -> HostName {
     HostName::parse("drowse.localhost").expect("a host name")
 }
@@ -276,7 +295,7 @@ mod tests {
         assert_eq!(limits.upload, MemoryBytes::gib(1));
         assert_eq!(limits.instance, Limits { memory: MemoryBytes::mib(256), ..Limits::default() });
         assert_eq!(limits.build, BuildLimits { memory: MemoryBytes::gib(1), ..BuildLimits::default() });
-        assert_eq!(limits.boot, BootCheck::default());
+        assert_eq!(limits.boot, default_boot());
         for wrong in ["instance.cpus = 2", "boot.timeout = 3", "upload = \"much\""] {
             assert!(read(&format!("{AGENT}[limits]\n{wrong}\n")).is_err(), "{wrong}");
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use drowse_api::agent::BuildStatus;
 use drowse_api::instance::InstanceStatus;
 use drowse_api::routing::RouterStatus;
-use drowse_api::{ControllerId, DeploymentId, Epoch, InstanceId, NodeName, Problem, RunId};
+use drowse_api::{ControllerId, DeploymentId, Epoch, HostName, InstanceId, NodeName, Problem, RunId};
 use drowse_store::Revision;
 
 use crate::config::Settings;
@@ -30,6 +30,8 @@ pub struct Picture {
 /// Which table is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
+    /// The domain that apps live under.
+    pub domain: HostName,
     /// The run of this controller.
     pub run: RunId,
     /// Its revision: of the records when its content last changed.

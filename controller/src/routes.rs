@@ -134,7 +134,7 @@ impl Publisher {
             self.made_from = desired.clone();
         }
         let as_of = self.made_from.revision;
-        Published { run: self.run.clone(), table: self.table.borrow().revision, as_of }
+        Published { domain: self.domain.clone(), run: self.run.clone(), table: self.table.borrow().revision, as_of }
     }
 }
 

@@ -91,7 +91,7 @@ pub fn sites_spec(image: Digest, epoch: Epoch) -> InstanceSpec {
         image,
         env: BTreeMap::new(),
         limits: Sandboxes::helper_limits(MemoryBytes::mib(256)),
-        boot: BootCheck { timeout_seconds: 20 },
+        boot: BootCheck { timeout_seconds: 20, ..BootCheck::default() },
         on_boot_failure: OnBootFailure::Retry,
     }
 }

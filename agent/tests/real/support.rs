@@ -230,7 +230,7 @@ impl Agent {
             image: image.clone(),
             env: BTreeMap::new(),
             limits: Limits { memory: drowse_api::MemoryBytes::mib(64), ..Limits::default() },
-            boot: BootCheck { timeout_seconds: 10 },
+            boot: BootCheck { timeout_seconds: 10, ..BootCheck::default() },
             on_boot_failure: OnBootFailure::Fail,
         };
         self.client.call(Method::PUT, &format!("/v1/instances/{id}"), Some(&spec)).await

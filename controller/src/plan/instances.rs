@@ -6,7 +6,7 @@ use drowse_api::Epoch;
 use drowse_api::agent::StopRequest;
 use drowse_api::deployment::AppType;
 use drowse_api::event::EventKind;
-use drowse_api::instance::{InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
+use drowse_api::instance::{BootCheck, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
 use drowse_api::platform::Wanted;
 use drowse_store::Revision;
 use jiff::{SignedDuration, Timestamp};
@@ -15,6 +15,7 @@ use super::{Call, Plan, connected};
 use crate::desired::{Fact, Held, Step, removal};
 use crate::drain::is_drained;
 use crate::model::{App, Deployment, Instance, Life, Release};
+use crate::phase::Phase;
 use crate::picture::{NodeView, Picture, Refused};
 
 /// How long a removed instance is remembered, should a late command make it again.
@@ -149,9 +150,17 @@ impl Case<'_> {
             image: image.clone(),
             env: release.env.clone(),
             limits: self.picture.settings.instance,
-            boot: self.picture.settings.boot,
+            boot: self.boot(app, deployment),
             on_boot_failure: if self.is_live() { OnBootFailure::Retry } else { OnBootFailure::Fail },
         }
+    }
+
+    /// What was ready once need not show again that it stays.
+    fn boot(&self, app: &App, deployment: &Deployment) -> BootCheck {
+        let boot = self.picture.settings.boot.clone();
+        let settle_milliseconds =
+            if matches!(deployment.phase, Phase::Ready(_)) { 0 } else { boot.settle_milliseconds };
+        BootCheck { host: Some(format!("{}.{}", app.name, self.picture.published.domain)), settle_milliseconds, ..boot }
     }
 
     fn draining(&self, view: Option<&NodeView>, since: Timestamp) -> Option<Step> {

@@ -132,6 +132,7 @@ impl World {
             nodes: [(self.node.clone(), self.view.clone())].into(),
             routers: self.router.iter().map(|status| (self.node.clone(), Some(status.clone()))).collect(),
             published: Published {
+                domain: self.domain.clone(),
                 run: self.run.clone(),
                 table: self.desired.revision.0,
                 as_of: self.desired.revision,
