@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deployment::BuildInput;
 use crate::instance::InstanceStatus;
+use crate::secrets::Secrets;
 use crate::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, MemoryBytes, NodeName, Problem, UserId,
 };
@@ -133,6 +134,9 @@ pub struct BuildRequest {
     pub input: BuildInput,
     /// The app's environment, which build commands see too.
     pub env: BTreeMap<String, String>,
+    /// The app's secrets, which only the release command sees. Not kept on disk.
+    #[serde(default, skip_serializing_if = "Secrets::is_empty")]
+    pub secrets: Secrets,
     /// What the build may use.
     pub limits: BuildLimits,
 }

@@ -65,7 +65,7 @@ pub enum DeploymentState {
     Building,
     /// It is, or was, able to serve.
     Ready,
-    /// Its build failed. Never tried again.
+    /// Its build or its release command failed. Never tried again.
     BuildError,
     /// It sleeps.
     Frozen,
@@ -120,4 +120,10 @@ pub struct BuildInput {
     pub app_type: AppType,
     /// The uploaded folder: a gzip- or zstd-compressed tar, stored on the node as this blob.
     pub source: Digest,
+    /// The start command, instead of what the folder says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// The release command, instead of the Procfile's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
 }

@@ -53,6 +53,8 @@ codes! {
     Conflict = "conflict", 409, 5;
     /// The command carries an older epoch than the agent has seen.
     StaleEpoch = "stale-epoch", 409, 5;
+    /// What was asked for existed once and is not kept any more.
+    Compacted = "compacted", 410, 5;
     /// A body is larger than its limit.
     TooLarge = "too-large", 413, 2;
     /// The folder holds nothing that can be run.
@@ -63,6 +65,8 @@ codes! {
     BadImage = "bad-image", 422, 2;
     /// The build ended with an error.
     BuildError = "build-error", 422, 10;
+    /// The release command ended with an error.
+    ReleaseError = "release-error", 422, 13;
     /// The app was not reachable on its port in time.
     TimeoutError = "timeout-error", 422, 11;
     /// The app crashed again and again.

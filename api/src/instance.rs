@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::secrets::Secrets;
 use crate::{AppName, ControllerId, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, UserId};
 
 /// One copy of a deployment, as the controller wants it.
@@ -31,6 +32,9 @@ pub struct InstanceSpec {
     pub image: Digest,
     /// The app's environment, without PORT, which the agent sets.
     pub env: BTreeMap<String, String>,
+    /// Its secrets, which are set over the environment. The agent keeps them sealed.
+    #[serde(default, skip_serializing_if = "Secrets::is_empty")]
+    pub secrets: Secrets,
     /// What the kernel lets it use.
     pub limits: Limits,
     /// How the agent finds out that it is ready.

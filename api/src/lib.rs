@@ -14,11 +14,14 @@ pub mod event;
 pub mod ids;
 pub mod image;
 pub mod instance;
+pub mod manifest;
 pub mod platform;
 pub mod routing;
+pub mod secrets;
 #[cfg(feature = "client")]
 mod sink;
 pub mod units;
+pub mod variable;
 
 pub use error::{ErrorCode, Problem};
 pub use ids::{

@@ -6,14 +6,18 @@
 //! | `GET`, `POST /v1/tokens`, `DELETE /v1/tokens/{id}` | [`TokenView`], [`TokenRequest`] → [`TokenCreated`] |
 //! | `GET /v1/apps` | a list of [`AppView`] |
 //! | `GET`, `DELETE /v1/apps/{app}` | [`AppView`] |
-//! | `POST /v1/apps/{app}/deployments?type=TYPE` | body: the folder as a compressed tar; makes the app if it is new; answers [`DeploymentView`] (202) |
+//! | `POST /v1/apps/{app}/deployments?type=TYPE&manifest=JSON` | body: the folder as a compressed tar, and what its drowse.toml pins ([`Manifest`](crate::manifest::Manifest)); makes the app if it is new; answers [`DeploymentView`] (202) |
 //! | `GET /v1/apps/{app}/deployments` | a list of [`DeploymentView`], newest first |
 //! | `POST /v1/apps/{app}/restart`, `/stop`, `/start` | [`AppView`] (202) |
 //! | `GET`, `PATCH /v1/apps/{app}/env` | [`Environment`], [`EnvPatch`] |
+//! | `GET`, `PATCH /v1/apps/{app}/secrets` | a list of [`SecretView`], [`SecretsPatch`] |
+//! | `GET /v1/apps/{app}/releases` | a list of [`ReleaseView`], newest first |
+//! | `POST /v1/apps/{app}/rollback?to=NUMBER` | deployment and environment of an earlier release serve again; without a number, of the last different one; [`AppView`] (202) |
 //! | `GET /v1/apps/{app}/logs?follow=BOOL&tail=N` | NDJSON of [`AppLogLine`] |
 //! | `GET /v1/deployments/{id}` | [`DeploymentView`] |
 //! | `GET /v1/deployments/{id}/watch` | NDJSON of [`DeploymentUpdate`]; ends when the deploy has ended |
-//! | `GET /v1/events?app=NAME&after=REVISION&follow=BOOL&tail=N` | NDJSON of [`Event`](crate::event::Event) |
+//! | `POST /v1/deployments/{id}/promote` | this deployment serves, with the app's environment; [`AppView`] (202) |
+//! | `GET /v1/events?app=NAME&after=REVISION&follow=BOOL&tail=N` | NDJSON of [`Event`](crate::event::Event), or server-sent events to who accepts `text/event-stream` (`Last-Event-ID` is `after`); `compacted` if events after it are gone |
 //! | `GET /v1/doctor` | a list of [`NodeChecks`] |
 //! | `GET /healthz` | `ok`; needs nobody's token |
 //! | `GET /v1/routes/watch?router=NAME` (routers) | a router is there as long as it follows; NDJSON of [`RouteTable`](crate::routing::RouteTable) |
@@ -27,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::Check;
 use crate::deployment::{AppType, StateSince};
 use crate::instance::{InstanceStatus, LogLine};
+use crate::secrets::Secrets;
 use crate::{AppName, DeploymentId, Digest, InstanceId, NodeName, Problem, TokenId, UserId};
 
 /// The caller, as the controller sees it.
@@ -161,6 +166,98 @@ pub struct EnvPatch {
     /// Names to remove.
     #[serde(default)]
     pub unset: Vec<String>,
+}
+
+/// A secret, as far as it can be seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretView {
+    /// Its name.
+    pub name: String,
+    /// When its value was set.
+    pub set: Timestamp,
+}
+
+/// A change of the secrets, which restarts the app without a gap.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretsPatch {
+    /// Names to set.
+    #[serde(default)]
+    pub set: Secrets,
+    /// Names to remove.
+    #[serde(default)]
+    pub unset: Vec<String>,
+}
+
+/// One release of an app: a deployment with one environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseView {
+    /// Its number within the app.
+    pub number: u64,
+    /// What it is to visitors.
+    pub place: ReleasePlace,
+    /// The version.
+    pub deployment: DeploymentId,
+    /// That version's own address.
+    pub url: String,
+    /// Why it was made.
+    pub cause: Cause,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it began to serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<Timestamp>,
+    /// The names of the variables that differ from those of the release before it in the list.
+    pub changed: Vec<String>,
+}
+
+/// What a release is to visitors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleasePlace {
+    /// On its way to serve.
+    Next,
+    /// It serves.
+    Live,
+    /// It served, and can serve again.
+    Earlier,
+}
+
+/// Why a release was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A new version.
+    Deploy,
+    /// `drowse restart`.
+    Restart,
+    /// The environment was changed.
+    Environment,
+    /// A secret was set or removed.
+    Secrets,
+    /// `drowse start`.
+    Start,
+    /// `drowse rollback`: what an earlier release was serves again.
+    Rollback {
+        /// The number of that release.
+        to: u64,
+    },
+    /// `drowse promote`: a deployment that is there serves.
+    Promote,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Deploy => f.write_str("deploy"),
+            Self::Restart => f.write_str("restart"),
+            Self::Environment => f.write_str("change of environment"),
+            Self::Secrets => f.write_str("change of secrets"),
+            Self::Start => f.write_str("start"),
+            Self::Rollback { to } => write!(f, "rollback to release {to}"),
+            Self::Promote => f.write_str("promotion"),
+        }
+    }
 }
 
 /// A line of an app's log, with the instance that wrote it.

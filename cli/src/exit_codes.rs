@@ -10,12 +10,13 @@ const MEANINGS: &[(u8, &str)] = &[
     (2, "the command, a value in it or the folder is not right"),
     (3, "what was named does not exist"),
     (4, "no token, a wrong one, or not allowed"),
-    (5, "it exists already, or something newer took its place"),
+    (5, "it exists already, is not kept any more, or something newer took its place"),
     (6, "a limit is used up, or the disk is full"),
     (7, "the controller or a node does not answer, or is not fit"),
     (10, "the build failed"),
     (11, "the app did not listen in time"),
     (12, "the app crashed again and again"),
+    (13, "the release command failed"),
     (INTERRUPTED, "ended by Ctrl-C"),
 ];
 

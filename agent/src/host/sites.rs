@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use drowse_api::image::APP_FOLDER;
 use drowse_api::instance::{BootCheck, InstanceSpec, OnBootFailure, Workload};
+use drowse_api::secrets::Secrets;
 use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, UserId};
 use drowse_launcher::Bind;
 use drowse_rootfs::{IdRange, ImageStore};
@@ -90,6 +91,7 @@ pub fn sites_spec(image: Digest, epoch: Epoch) -> InstanceSpec {
         workload: Workload::Web,
         image,
         env: BTreeMap::new(),
+        secrets: Secrets::default(),
         limits: Sandboxes::helper_limits(MemoryBytes::mib(256)),
         boot: BootCheck { timeout_seconds: 20, ..BootCheck::default() },
         on_boot_failure: OnBootFailure::Retry,

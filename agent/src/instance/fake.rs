@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use drowse_api::instance::{BootCheck, InstanceSpec, InstanceStatus, Limits, OnBootFailure, ProcessIdentity, Workload};
+use drowse_api::secrets::Secrets;
 use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, UserId};
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -258,6 +259,7 @@ pub fn spec(epoch: u64, on_boot_failure: OnBootFailure) -> InstanceSpec {
         image: Digest::from_sha256([7; 32]),
         env: BTreeMap::new(),
         limits: Limits::default(),
+        secrets: Secrets::default(),
         boot: BootCheck::default(),
         on_boot_failure,
     }

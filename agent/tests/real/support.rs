@@ -14,6 +14,7 @@ use drowse_api::client::Client;
 use drowse_api::deployment::{AppType, BuildInput};
 use drowse_api::event::AgentEvent;
 use drowse_api::instance::{BootCheck, InstanceSpec, InstanceStatus, Limits, OnBootFailure, Workload};
+use drowse_api::secrets::Secrets;
 use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, Problem, UserId};
 use http::Method;
 
@@ -195,8 +196,9 @@ impl Agent {
             deployment: DeploymentId::parse(id).expect("an id"),
             app: AppName::parse("test-app").expect("a name"),
             user: UserId::parse("user").expect("an id"),
-            input: BuildInput { app_type, source: stored.digest },
+            input: BuildInput { app_type, source: stored.digest, start: None, release: None },
             env: BTreeMap::new(),
+            secrets: Secrets::default(),
             limits: BuildLimits::default(),
         };
         let path = format!("/v1/builds/{id}");
@@ -229,6 +231,7 @@ impl Agent {
             workload,
             image: image.clone(),
             env: BTreeMap::new(),
+            secrets: Secrets::default(),
             limits: Limits { memory: drowse_api::MemoryBytes::mib(64), ..Limits::default() },
             boot: BootCheck { timeout_seconds: 10, ..BootCheck::default() },
             on_boot_failure: OnBootFailure::Fail,

@@ -176,7 +176,7 @@ pub(crate) fn accepted(
         app: app_name,
         owner,
         node: node.clone(),
-        input: BuildInput { app_type, source: source.clone() },
+        input: BuildInput { app_type, source: source.clone(), start: None, release: None },
         env: app.env.clone(),
         is_unwanted: false,
     };

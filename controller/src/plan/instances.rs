@@ -8,6 +8,7 @@ use drowse_api::deployment::AppType;
 use drowse_api::event::EventKind;
 use drowse_api::instance::{BootCheck, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
 use drowse_api::platform::Wanted;
+use drowse_api::secrets::Secrets;
 use drowse_store::Revision;
 use jiff::{SignedDuration, Timestamp};
 
@@ -149,6 +150,7 @@ impl Case<'_> {
             workload: if is_site { Workload::Site } else { Workload::Web },
             image: image.clone(),
             env: release.env.clone(),
+            secrets: Secrets::default(),
             limits: self.picture.settings.instance,
             boot: self.boot(app, deployment),
             on_boot_failure: if self.is_live() { OnBootFailure::Retry } else { OnBootFailure::Fail },

@@ -12,6 +12,7 @@ use drowse_api::agent::{BuildRequest, StopRequest};
 use drowse_api::deployment::BuildInput;
 use drowse_api::event::EventKind;
 use drowse_api::instance::InstanceSpec;
+use drowse_api::secrets::Secrets;
 use drowse_api::{AppName, DeploymentId, Epoch, InstanceId, NodeName};
 use jiff::Timestamp;
 
@@ -143,6 +144,7 @@ fn build_request(picture: &Picture, build: &crate::model::Build) -> BuildRequest
         user: build.owner.clone(),
         input: BuildInput::clone(&build.input),
         env: build.env.clone(),
+        secrets: Secrets::default(),
         limits: picture.settings.build,
     }
 }
