@@ -102,7 +102,7 @@ fn sandboxes_outlive_their_launcher_and_another_one_starts_processes_in_them() {
     drop(launcher);
     assert!(!exists(pid as i32), "the launcher left with its agent");
     assert!(exists(app.pid) && exists(sandbox.sandbox.pid));
-    assert_eq!(Running::status(app.pid, "State").chars().next(), Some('S'));
+    wait_until("it sleeps, as it was told to", || Running::status(app.pid, "State").starts_with('S'));
     let next = Bench { launcher: Bench::new().unwrap().launcher, folder };
     assert_eq!(next.run(&sandbox, "echo again"), (0, "again\n".to_owned()));
 }
