@@ -33,8 +33,15 @@ pub fn explain(found: &[SocketAddr], port: u16) -> String {
         return format!("listens on nothing; must be 0.0.0.0:$PORT ({port})");
     }
     let list = found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if found.iter().any(|address| address.port() == port && !address.ip().to_canonical().is_loopback()) {
-        return format!("listens on {list}, and did not accept a connection on port {port}");
+    let mut in_place =
+        found.iter().filter(|address| address.port() == port && !address.ip().to_canonical().is_loopback());
+    match in_place.next() {
+        // A socket of both families would have taken the connection.
+        Some(one) if one.is_ipv6() && in_place.all(SocketAddr::is_ipv6) => {
+            return format!("listens on {list}, for IPv6 only; must be 0.0.0.0:$PORT ({port})");
+        }
+        Some(_) => return format!("listens on {list}, and did not accept a connection on port {port}"),
+        None => {}
     }
     format!("listens on {list}; must be 0.0.0.0:$PORT ({port})")
 }
@@ -121,7 +128,9 @@ mod tests {
         assert_eq!(explain(&[], 8080), "listens on nothing; must be 0.0.0.0:$PORT (8080)");
         let loopback = explain(&addresses(&["127.0.0.1:8080", "[::1]:8080"]), 8080);
         assert_eq!(loopback, "listens on 127.0.0.1:8080, [::1]:8080; must be 0.0.0.0:$PORT (8080)");
-        let deaf = explain(&addresses(&["[::]:8080"]), 8080);
-        assert_eq!(deaf, "listens on [::]:8080, and did not accept a connection on port 8080");
+        let six = explain(&addresses(&["[::]:8080"]), 8080);
+        assert_eq!(six, "listens on [::]:8080, for IPv6 only; must be 0.0.0.0:$PORT (8080)");
+        let deaf = explain(&addresses(&["0.0.0.0:8080", "[::]:8080"]), 8080);
+        assert_eq!(deaf, "listens on 0.0.0.0:8080, [::]:8080, and did not accept a connection on port 8080");
     }
 }

@@ -11,11 +11,9 @@ use drowse_rootfs::IdRange;
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
-const MAX_TEXT: u64 = 1 << 20;
+use super::profile;
 
-/// Sources what the app wants set before it starts, then becomes it. `$@` is the command.
-const PRELUDE: &str =
-    r#"for f in ./.profile.d/*.sh; do [ -r "$f" ] && . "$f"; done; [ -r ./.profile ] && . ./.profile; exec "$@""#;
+const MAX_TEXT: u64 = 1 << 20;
 
 /// The file that the image shows at `path`, if it is a regular one. `layers`: the bottom one first.
 #[must_use]
@@ -116,7 +114,9 @@ pub fn command(config: &ImageConfiguration, layers: &[PathBuf]) -> Result<Vec<St
         return Err("the image names no command to run".to_owned());
     }
     Ok(match shell {
-        Some(shell) => [shell, "-c", PRELUDE, shell].map(ToOwned::to_owned).into_iter().chain(command).collect(),
+        Some(shell) => {
+            [shell, "-c", profile::PRELUDE, shell].map(ToOwned::to_owned).into_iter().chain(command).collect()
+        }
         None => command,
     })
 }

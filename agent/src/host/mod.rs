@@ -1,5 +1,6 @@
 //! The real host: what instances, builds and the file server need, done with the kernel.
 
+mod ask;
 pub mod error;
 pub mod files;
 pub mod home;
@@ -7,6 +8,7 @@ pub mod image;
 mod node;
 pub mod plan;
 pub mod process;
+mod profile;
 pub mod readiness;
 pub mod sandbox;
 mod sites;

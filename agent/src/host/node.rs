@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drowse_api::event::EventKind;
-use drowse_api::instance::{InstanceSpec, Workload};
+use drowse_api::instance::{BootCheck, InstanceSpec, Workload};
 use drowse_rootfs::ImageStore;
 use jiff::Timestamp;
 use tokio::net::TcpStream;
 
+use super::ask::ask;
 use super::error::SandboxError;
 use super::home::{Home, remove_folder};
 use super::sandbox::{Sandboxes, blocking};
-use super::{plan, process, sites};
+use super::{plan, process, profile, sites};
 use crate::config::Config;
 use crate::durable::{self, DurableError};
 use crate::events::EventLog;
 use crate::identity::UserIds;
-use crate::instance::host::{Host, KeepError, PORT, Record};
+use crate::instance::host::{Host, KeepError, Listening, PORT, Record};
 use crate::instance::record;
 use crate::instance::state::{Exit, LaunchFailure, Running};
 use crate::listening::{explain, listening};
@@ -130,12 +131,25 @@ impl Host for Node {
         matches!(tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(endpoint)).await, Ok(Ok(_)))
     }
 
-    async fn listening(&self, running: Running) -> String {
-        match running {
-            Running::Process(app) => {
-                listening(app.identity.pid).map_or_else(|_| "it is gone".to_owned(), |found| explain(&found, PORT))
-            }
-            Running::Published => "the node's file server does not answer at its address".to_owned(),
+    async fn answers(&self, endpoint: SocketAddr, boot: &BootCheck) -> Result<(), String> {
+        match &boot.path {
+            Some(path) => ask(endpoint, boot.host.as_deref(), path).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn listening(&self, running: Running) -> Listening {
+        let Running::Process(app) = running else {
+            let text = "the node's file server does not answer at its address".to_owned();
+            return Listening { text, is_wrong: false };
+        };
+        if profile::is_running(app.identity) {
+            let text = ".profile, or a script in .profile.d, has not come to its end: the start command waits for it";
+            return Listening { text: text.to_owned(), is_wrong: true };
+        }
+        match listening(app.identity.pid) {
+            Ok(found) => Listening { text: explain(&found, PORT), is_wrong: !found.is_empty() },
+            Err(_) => Listening { text: "it is gone".to_owned(), is_wrong: false },
         }
     }
 
@@ -163,13 +177,19 @@ impl Host for Node {
 
     async fn collect(&self, record: &Record, running: Running) -> Exit {
         let Running::Process(app) = running else {
-            return Exit { what: "was taken down".to_owned(), out_of_memory: false, log: Vec::new() };
+            return Exit { what: "was taken down".to_owned(), out_of_memory: false, because: None, log: Vec::new() };
         };
         let home = self.home(&record.life.spec);
         let ended = self.sandboxes.collect(&home, app).await;
         let what = ended.status.map_or_else(|| "ended together with its sandbox".to_owned(), process::in_words);
         let log = tokio::task::spawn_blocking(move || logs::last_words(&home.folder, LAST_WORDS)).await;
-        Exit { what, out_of_memory: ended.out_of_memory, log: log.unwrap_or_default() }
+        let log = log.unwrap_or_default();
+        let went_on = ended.status == Some(0) && ended.left_behind;
+        let because = profile::ended_the_start(&log).or_else(|| {
+            let text = "processes of it went on, but the start command itself has to stay: run it in the foreground";
+            went_on.then(|| text.to_owned())
+        });
+        Exit { what, out_of_memory: ended.out_of_memory, because, log }
     }
 
     async fn clear(&self, record: &Record) {

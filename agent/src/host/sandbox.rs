@@ -80,6 +80,8 @@ pub struct Ended {
     pub status: Option<i32>,
     /// The kernel killed a process of the sandbox for want of memory.
     pub out_of_memory: bool,
+    /// Other processes of it were there when it had ended.
+    pub left_behind: bool,
 }
 
 /// The sandboxes of this host.
@@ -275,6 +277,8 @@ impl Sandboxes {
         let ended = blocking(move || {
             let kept = this.kept(&home);
             let kills = this.cgroups.oom_kills(&home.place).unwrap_or_default();
+            let others = this.cgroups.processes(&home.place, Leaf::App).unwrap_or_default();
+            let left_behind = others.iter().any(|pid| *pid != app.identity.pid);
             // What main process ended by itself has its record already: the killing cannot change it.
             if let Err(error) = this.kill_app(&home) {
                 tracing::error!(place = %home.place, "cannot kill an app: {error}");
@@ -290,9 +294,9 @@ impl Sandboxes {
             }
             wait_for_last_lines(&home);
             let out_of_memory = kept.is_some_and(|kept| kept.boot_id == this.boot_id && kills > kept.kills_before);
-            Ok(Ended { status, out_of_memory })
+            Ok(Ended { status, out_of_memory, left_behind })
         });
-        ended.await.unwrap_or(Ended { status: None, out_of_memory: false })
+        ended.await.unwrap_or(Ended { status: None, out_of_memory: false, left_behind: false })
     }
 
     /// Whether the sandbox's init lives.

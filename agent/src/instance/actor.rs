@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::boot::{self, Seen};
 use super::host::{Host, KeepError, Record};
 use super::state::{Effect, Event, Life, State};
 use crate::events::EventLog;
@@ -25,8 +26,6 @@ use crate::events::EventLog;
 /// The statuses of all instances of the node.
 pub type Board = watch::Sender<BTreeMap<InstanceId, InstanceStatus>>;
 
-const FIRST_PROBE: Duration = Duration::from_millis(10);
-const LONGEST_PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// What an app that was booting without an agent is given at least.
 const ADOPTION_PROBE: Duration = Duration::from_secs(5);
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
@@ -74,6 +73,8 @@ pub struct Actor<H> {
     work: JoinSet<Event>,
     /// Probe and wait for the exit, of the present `Running`.
     watchers: JoinSet<Event>,
+    /// What the boot check saw last.
+    seen: watch::Sender<Seen>,
     /// Who waits for the end of a removal.
     waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
     /// Whether the newest state still is to be written.
@@ -101,6 +102,7 @@ impl<H: Host> Actor<H> {
             record,
             work: JoinSet::new(),
             watchers: JoinSet::new(),
+            seen: watch::Sender::default(),
             waiting: Vec::new(),
             unwritten: is_new,
             held: None,
@@ -269,14 +271,14 @@ impl<H: Host> Actor<H> {
                 });
             }
             Effect::Probe => {
-                self.watchers.spawn(async move {
-                    let mut pause = FIRST_PROBE;
-                    while !host.accepts(record.endpoint()).await {
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 3 / 2).min(LONGEST_PROBE_PAUSE);
-                    }
-                    Event::Accepted
-                });
+                if let Some(running) = self.record.life.running() {
+                    self.seen.send_replace(Seen::Deaf);
+                    let (events, seen) = (Arc::clone(&self.events), self.seen.clone());
+                    self.watchers.spawn(async move {
+                        boot::check(&*host, &events, &record, running, &seen).await;
+                        Event::Accepted
+                    });
+                }
             }
             Effect::Limit => host.limit(&record).await,
             Effect::Terminate => {
@@ -337,11 +339,13 @@ impl<H: Host> Actor<H> {
     }
 
     async fn due(&self) -> Event {
-        let listening = match &self.record.life.state {
-            State::Booting { running, .. } => self.host.listening(*running).await,
-            _ => String::new(),
-        };
-        Event::Due { listening }
+        let State::Booting { running, .. } = &self.record.life.state else { return Event::Due { lack: None } };
+        let seen = self.seen.borrow().clone();
+        match boot::lack(&*self.host, *running, seen).await {
+            // In time, if only just.
+            None => Event::Accepted,
+            lack => Event::Due { lack },
+        }
     }
 
     async fn keep(&mut self) -> Result<(), KeepError> {

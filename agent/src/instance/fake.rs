@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Instances;
-use super::host::{Host, KeepError, Record};
+use super::host::{Host, KeepError, Listening, Record};
 use super::state::{App, Exit, LaunchFailure, Running};
 use crate::addresses::Addresses;
 use crate::config::AddressRange;
@@ -28,6 +28,12 @@ pub enum Behaviour {
     Serves(Duration),
     /// Stays and never accepts.
     Deaf,
+    /// Stays, and listens where nobody looks for it.
+    Astray,
+    /// Accepts, and answers no request.
+    Silent,
+    /// Accepts at once and ends after so long.
+    Fleeting(Duration),
     /// Ends after so long.
     Crashes(Duration),
     /// Ignores SIGTERM.
@@ -50,6 +56,7 @@ struct World {
     processes: BTreeMap<i32, Process>,
     kept: BTreeMap<InstanceId, Record>,
     calls: Vec<String>,
+    said: Vec<String>,
     disk_full: bool,
     /// How many waits for an exit break off by a fault.
     broken_waits: u32,
@@ -91,6 +98,11 @@ impl FakeHost {
     /// Everything that was done, in order.
     pub fn calls(&self) -> Vec<String> {
         self.world().calls.clone()
+    }
+
+    /// What was told in its log, in order.
+    pub fn said(&self) -> Vec<String> {
+        self.world().said.clone()
     }
 
     /// What is on disk.
@@ -135,7 +147,9 @@ impl FakeHost {
     fn end_of(&self, pid: i32) -> Result<(), Option<Instant>> {
         match self.world().processes.get(&pid) {
             None | Some(Process { ended: true, .. }) => Ok(()),
-            Some(Process { behaviour: Behaviour::Crashes(after), began, .. }) => Err(Some(*began + *after)),
+            Some(Process { behaviour: Behaviour::Crashes(after) | Behaviour::Fleeting(after), began, .. }) => {
+                Err(Some(*began + *after))
+            }
             Some(_) => Err(None),
         }
     }
@@ -199,13 +213,24 @@ impl Host for FakeHost {
     async fn accepts(&self, _endpoint: SocketAddr) -> bool {
         self.world().processes.values().any(|process| match process.behaviour {
             Behaviour::Serves(after) => !process.ended && process.began.elapsed() >= after,
-            Behaviour::Stubborn => !process.ended,
-            Behaviour::Deaf | Behaviour::Crashes(_) | Behaviour::NoHost => false,
+            Behaviour::Stubborn | Behaviour::Silent => !process.ended,
+            Behaviour::Fleeting(after) => !process.ended && process.began.elapsed() < after,
+            Behaviour::Deaf | Behaviour::Astray | Behaviour::Crashes(_) | Behaviour::NoHost => false,
         })
     }
 
-    async fn listening(&self, _running: Running) -> String {
-        "nothing listens".to_owned()
+    async fn answers(&self, _endpoint: SocketAddr, _boot: &BootCheck) -> Result<(), String> {
+        let answers = |process: &Process| process.behaviour == Behaviour::Silent && !process.ended;
+        if self.world().processes.values().any(answers) {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            return Err("it did not answer within 5 s".to_owned());
+        }
+        Ok(())
+    }
+
+    async fn listening(&self, _running: Running) -> Listening {
+        let is_wrong = self.world().processes.values().any(|process| process.behaviour == Behaviour::Astray);
+        Listening { text: if is_wrong { "listens elsewhere" } else { "nothing listens" }.to_owned(), is_wrong }
     }
 
     async fn limit(&self, record: &Record) {
@@ -224,7 +249,12 @@ impl Host for FakeHost {
     async fn collect(&self, _record: &Record, running: Running) -> Exit {
         self.note("collect");
         self.end(running);
-        Exit { what: "exited with status 1".to_owned(), out_of_memory: false, log: vec!["last word".to_owned()] }
+        Exit {
+            what: "exited with status 1".to_owned(),
+            out_of_memory: false,
+            because: None,
+            log: vec!["last word".to_owned()],
+        }
     }
 
     async fn clear(&self, _record: &Record) {
@@ -243,7 +273,9 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn say(&self, _record: &Record, _text: &str) {}
+    fn say(&self, _record: &Record, text: &str) {
+        self.world().said.push(text.to_owned());
+    }
 }
 
 /// A spec that differs from test to test only where it matters.

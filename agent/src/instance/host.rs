@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use drowse_api::instance::{Failure, InstanceState, InstanceStatus, ProcessIdentity};
+use drowse_api::instance::{BootCheck, Failure, InstanceState, InstanceStatus, ProcessIdentity};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,15 @@ fn without_log(cause: &Failure) -> Failure {
     Failure { log: Vec::new(), ..cause.clone() }
 }
 
+/// What listens in the sandbox of an app that is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    /// A sentence for users, about the app.
+    pub text: String,
+    /// Whether waiting will hardly mend it: something listens, and not where it must.
+    pub is_wrong: bool,
+}
+
 /// A record could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
@@ -115,8 +124,12 @@ pub trait Host: Send + Sync + 'static {
     /// Tries once to connect.
     fn accepts(&self, endpoint: SocketAddr) -> impl Future<Output = bool> + Send;
 
-    /// What listens in the sandbox, as a sentence for users.
-    fn listening(&self, running: Running) -> impl Future<Output = String> + Send;
+    /// Asks once for the path of `boot`; `Err` is what happened instead of an answer that will do, as
+    /// a sentence about the app.
+    fn answers(&self, endpoint: SocketAddr, boot: &BootCheck) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// What listens in the sandbox.
+    fn listening(&self, running: Running) -> impl Future<Output = Listening> + Send;
 
     /// Applies the limits of the record's spec.
     fn limit(&self, record: &Record) -> impl Future<Output = ()> + Send;

@@ -69,6 +69,85 @@ async fn a_deploy_that_never_listens_fails_after_its_time_and_is_not_tried_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_app_that_listens_after_fifty_nine_seconds_is_ready_and_after_sixty_one_too_late() {
+    let bench = Bench::new(&[Behaviour::Serves(Duration::from_secs(59))]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.until(|status| status.state.is_ready()).await;
+    let bench = Bench::new(&[Behaviour::Serves(Duration::from_secs(61))]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    let status = bench.until(|status| status.state.is_over()).await;
+    let InstanceState::Failed { failure } = status.state else { panic!("{:?}", status.state) };
+    assert_eq!(failure.detail, "no connection to its port in 60 s: nothing listens");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_accepts_in_the_last_moment_need_not_settle_any_more() {
+    let bench = Bench::new(&[Behaviour::Serves(Duration::from_secs(59))]);
+    let mut spec = spec(1, OnBootFailure::Fail);
+    spec.boot.settle_milliseconds = 10_000;
+    bench.instances.put(spec).await.expect("accepted");
+    bench.until(|status| status.state.is_ready()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_accepts_but_never_answers_its_path_is_told_so_early_and_fails_in_the_end() {
+    let bench = Bench::new(&[Behaviour::Silent]);
+    let mut spec = spec(1, OnBootFailure::Fail);
+    spec.boot.path = Some("/health".to_owned());
+    let began = Instant::now();
+    bench.instances.put(spec).await.expect("accepted");
+    let status = bench.until(|status| status.state.is_over()).await;
+    let InstanceState::Failed { failure } = status.state else { panic!("{:?}", status.state) };
+    assert_eq!(failure.reason, FailureReason::TimeoutError);
+    let told = "GET /health was not answered with 2xx or 3xx in 60 s: it did not answer within 5 s";
+    assert_eq!(failure.detail, told);
+    assert!((60..62).contains(&began.elapsed().as_secs()));
+    let early = bench.host.said().into_iter().filter(|line| line.contains("is not answered well")).count();
+    assert_eq!(early, 1, "{:?}", bench.host.said());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_listens_in_the_wrong_place_is_told_after_seconds_and_once() {
+    let bench = Bench::new(&[Behaviour::Astray]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(bench.host.said(), ["no connection to its port yet: listens elsewhere"]);
+    assert!(bench.messages().contains(&"no connection to its port yet: listens elsewhere".to_owned()));
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(bench.host.said().len(), 1);
+
+    // One that listens nowhere may only be slow.
+    let bench = Bench::new(&[Behaviour::Deaf]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert!(bench.host.said().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_accepts_and_is_gone_before_it_settled_was_never_ready() {
+    let bench = Bench::new(&[Behaviour::Fleeting(Duration::from_millis(200))]);
+    let mut wanted = spec(1, OnBootFailure::Fail);
+    wanted.boot.settle_milliseconds = 300;
+    let mut board = bench.instances.watch();
+    bench.instances.put(wanted).await.expect("accepted");
+    loop {
+        let status = board.borrow_and_update().get(&bench.id).cloned().expect("it is there");
+        assert!(!status.state.is_ready(), "nobody was to be sent there");
+        if let InstanceState::Failed { failure } = status.state {
+            assert_eq!(failure.reason, FailureReason::Exited);
+            break;
+        }
+        board.changed().await.expect("the board stays");
+    }
+    assert_eq!(bench.host.calls(), ["launch", "collect", "clear"]);
+
+    // Without a time to settle it was, and is started again.
+    let bench = Bench::new(&[Behaviour::Fleeting(Duration::from_millis(200)), SERVES]);
+    bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
+    bench.until(|status| status.state.is_ready() && status.restarts == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_app_that_falls_again_and_again_is_given_up_after_twenty_tries() {
     let bench = Bench::new(&[SERVES, Behaviour::Crashes(Duration::from_millis(10))]);
     bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");

@@ -10,7 +10,7 @@ use drowse_api::instance::{Failure, FailureReason, InstanceSpec, OnBootFailure};
 use jiff::Timestamp;
 
 use super::budget;
-use super::state::{Effect, End, Event, Exit, LaunchFailure, Life, Running, State, Then, Verdict};
+use super::state::{Effect, End, Event, Exit, Lack, LaunchFailure, Life, Running, State, Then, Verdict};
 
 /// How long the app may take to end by itself when a newer spec replaces what runs.
 const REPLACE_GRACE: Duration = Duration::from_secs(30);
@@ -82,8 +82,11 @@ impl Life {
                 State::Booting { running, since, .. } => {
                     self.proven = true;
                     let took = now.duration_since(since).as_millis();
-                    effects
-                        .push(Effect::Tell(EventKind::Instance, format!("ready: its port accepted after {took} ms")));
+                    let what = match &self.spec.boot.path {
+                        Some(path) => format!("GET {path} was answered"),
+                        None => "its port accepted".to_owned(),
+                    };
+                    effects.push(Effect::Tell(EventKind::Instance, format!("ready: {what} after {took} ms")));
                     State::Ready { running, since: now }
                 }
                 other => other,
@@ -100,7 +103,7 @@ impl Life {
                 other => other,
             },
             Event::Collected(exit) => self.collected(state, exit, now, jitter, &mut effects),
-            Event::Due { listening } => self.due_passed(state, &listening, now, &mut effects),
+            Event::Due { lack } => self.due_passed(state, lack, now, &mut effects),
             Event::Cleared => match state {
                 State::Clearing { then: End::Stopped(reason) } => State::Stopped { reason },
                 State::Clearing { then: End::Failed(failure) } => State::Failed { failure },
@@ -176,14 +179,18 @@ impl Life {
         if then != Then::Proceed {
             return after(then, effects);
         }
+        let what = match exit.because {
+            Some(because) => format!("{}: {because}", exit.what),
+            None => exit.what,
+        };
         let failure = match verdict {
             Some(Verdict { reason, detail }) => Failure { reason, detail, log: exit.log },
             None if exit.out_of_memory => Failure {
                 reason: FailureReason::OutOfMemory,
-                detail: format!("it used up its {} of memory and {}", self.spec.limits.memory, exit.what),
+                detail: format!("it used up its {} of memory and {what}", self.spec.limits.memory),
                 log: exit.log,
             },
-            None => Failure { reason: FailureReason::Exited, detail: format!("it {}", exit.what), log: exit.log },
+            None => Failure { reason: FailureReason::Exited, detail: format!("it {what}"), log: exit.log },
         };
         self.fallen(failure, now, jitter, effects)
     }
@@ -210,7 +217,7 @@ impl Life {
         State::Backoff { retry_at: now + delay, cause: failure }
     }
 
-    fn due_passed(&mut self, state: State, listening: &str, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+    fn due_passed(&mut self, state: State, lack: Option<Lack>, now: Timestamp, effects: &mut Vec<Effect>) -> State {
         if self.due_of(&state).is_none_or(|due| now < due) {
             return state;
         }
@@ -218,7 +225,15 @@ impl Life {
             State::Booting { running, .. } => {
                 effects.push(Effect::Collect);
                 let seconds = self.spec.boot.timeout_seconds;
-                let detail = format!("no connection to its port in {seconds} s: {listening}");
+                let detail = match lack {
+                    Some(Lack::Connection { instead }) => {
+                        format!("no connection to its port in {seconds} s: {instead}")
+                    }
+                    Some(Lack::Answer { path, instead }) => {
+                        format!("GET {path} was not answered with 2xx or 3xx in {seconds} s: {instead}")
+                    }
+                    None => format!("not ready in {seconds} s"),
+                };
                 State::Exiting {
                     running,
                     verdict: Some(Verdict { reason: FailureReason::TimeoutError, detail }),

@@ -1,6 +1,7 @@
 //! Instances: what becomes of each, the task that sees to it, and all of them together.
 
 pub mod actor;
+mod boot;
 pub mod budget;
 pub mod host;
 pub mod machine;

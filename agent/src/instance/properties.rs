@@ -92,9 +92,12 @@ impl Run {
                 Event::Launched(Running::Process(App { identity, pid_inside: 1 }))
             }
             Some(Effect::Launch) => Event::LaunchFailed(LaunchFailure { detail: "no".to_owned(), by_app: false }),
-            Some(Effect::Collect) => {
-                Event::Collected(Exit { what: "ended".to_owned(), out_of_memory: !well, log: Vec::new() })
-            }
+            Some(Effect::Collect) => Event::Collected(Exit {
+                what: "ended".to_owned(),
+                out_of_memory: !well,
+                because: None,
+                log: Vec::new(),
+            }),
             Some(Effect::Clear) => Event::Cleared,
             // The task ends with the removal.
             other => return self.work = other,
@@ -122,7 +125,7 @@ impl Run {
             Step::Gone => self.happen(Event::Gone),
             Step::Wait { seconds } => {
                 self.now += Duration::from_secs(seconds.into());
-                self.happen(Event::Due { listening: String::new() });
+                self.happen(Event::Due { lack: None });
             }
         }
     }
@@ -134,7 +137,7 @@ impl Run {
                 self.finish_work(true);
             } else if let Some(due) = self.life.due() {
                 self.now = self.now.max(due);
-                self.happen(Event::Due { listening: String::new() });
+                self.happen(Event::Due { lack: None });
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Exit {
     pub what: String,
     /// The kernel killed it at its memory limit.
     pub out_of_memory: bool,
+    /// What is known of the cause, as the end of a sentence: `its .profile ended the start`.
+    pub because: Option<String>,
     /// The last lines of its log.
     pub log: Vec<String>,
 }
@@ -168,6 +170,23 @@ pub struct Verdict {
     pub detail: String,
 }
 
+/// What an app that is not ready at its deadline lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// A connection to its port.
+    Connection {
+        /// What listens instead.
+        instead: String,
+    },
+    /// A good answer at the path of its boot check.
+    Answer {
+        /// The path.
+        path: String,
+        /// What it did instead.
+        instead: String,
+    },
+}
+
 /// What happens to an instance.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -188,7 +207,7 @@ pub enum Event {
     Launched(Running),
     /// The launch failed.
     LaunchFailed(LaunchFailure),
-    /// Its port accepted a connection.
+    /// Its boot check was passed.
     Accepted,
     /// Its main process is gone.
     Gone,
@@ -196,8 +215,8 @@ pub enum Event {
     Collected(Exit),
     /// The time of its state is over.
     Due {
-        /// What listens instead of its port, for the boot check's message; else empty.
-        listening: String,
+        /// What an app that boots lacks.
+        lack: Option<Lack>,
     },
     /// Its sandbox is torn down.
     Cleared,
