@@ -25,6 +25,10 @@ pub struct SandboxRequest {
     pub clock: Clock,
     /// The most bytes of each of the two log files.
     pub log_limit: u64,
+    /// Whether its processes are in a user namespace, in which ids are those of the image and its root
+    /// is root over them: for images that want it. Nothing but the ids belongs to that namespace.
+    #[serde(default)]
+    pub root_inside: bool,
 }
 
 /// A file of the host that appears inside, read-only, whatever the image has at that path.
@@ -84,7 +88,8 @@ pub struct ClockOffset {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProcessRequest {
     /// The OCI process. `user` holds host ids, which must be in `ids`. `no_new_privs` is set
-    /// whatever it says; a terminal is refused.
+    /// whatever it says; a terminal is refused. Where root is inside it is in the sandbox's user
+    /// namespace, and of its capabilities it gets those that root inside may have.
     pub process: Process,
     /// The range of host ids of the sandbox.
     pub ids: IdRange,

@@ -118,6 +118,11 @@ rules! {
         InitCapabilities "init-capabilities": "pid 1 has no capability in any set", "capabilities(7)";
         InitFilter "init-filter": "pid 1 has no_new_privs and the app's filter", "seccomp(2)";
     }
+    "root inside" {
+        RootMapped "root-mapped": "root inside is root over its user's ids alone, and over no namespace", "user_namespaces(7)";
+        RootSparesInit "root-spares-init": "root inside cannot become the user of pid 1", "user_namespaces(7)";
+        RootCapabilities "root-capabilities": "root inside has what servers need of it, whatever was asked for", "Docker's default profile, capabilities(7)";
+    }
     "system calls" {
         Filter "filter": "every app has a filter of system calls", "seccomp(2)";
         FilterMachine "filter-machine": "calls by another machine's table end the process", "seccomp(2), audit_arch";

@@ -26,6 +26,8 @@ pub struct Shown<'a> {
     pub host_name: &'a str,
     /// The address inside.
     pub address: Ipv4Addr,
+    /// Whether processes have the image's ids there: its own list of users is right then.
+    pub root_inside: bool,
 }
 
 /// Writes the files of a sandbox, and says where they appear.
@@ -42,7 +44,7 @@ pub fn write(config: &Config, shown: &Shown<'_>) -> Result<Vec<InjectedFile>, Sa
         ("/etc/hostname", format!("{name}\n")),
         ("/etc/resolv.conf", resolv_conf(config)),
     ];
-    if !passwd.is_empty() {
+    if !passwd.is_empty() && !shown.root_inside {
         texts.push(("/etc/passwd", with_host_ids(&passwd, shown.ids, &[2, 3])));
         texts.push(("/etc/group", with_host_ids(&group, shown.ids, &[2])));
     }

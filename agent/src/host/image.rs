@@ -18,7 +18,24 @@ const MAX_TEXT: u64 = 1 << 20;
 /// The file that the image shows at `path`, if it is a regular one. `layers`: the bottom one first.
 #[must_use]
 pub fn open_in(layers: &[PathBuf], path: &str) -> Option<File> {
-    layers.iter().rev().find_map(|layer| open_beneath(layer, path))
+    layers.iter().rev().find_map(|layer| match open_beneath(layer, path) {
+        // Deleted there, whatever the layers below have.
+        None if is_deleted(layer, path) => Some(None),
+        found => found.map(Some),
+    })?
+}
+
+/// Whether a layer says that there is nothing at `path`: overlayfs's whiteout, a device 0:0.
+fn is_deleted(layer: &Path, path: &str) -> bool {
+    let root = rustix::fs::openat(CWD, layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    root.and_then(|root| rustix::fs::openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve))
+        .and_then(rustix::fs::fstat)
+        .is_ok_and(|found| {
+            rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice
+                && found.st_rdev == rustix::fs::makedev(0, 0)
+        })
 }
 
 fn open_beneath(layer: &Path, path: &str) -> Option<File> {
@@ -46,6 +63,8 @@ pub struct User {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+    /// The groups that the user is in beside that one.
+    pub groups: Vec<u32>,
     /// The home folder, if the image knows one.
     pub home: Option<String>,
 }
@@ -64,15 +83,26 @@ pub fn resolve_user(wanted: &str, passwd: &str, group: &str) -> Result<User, Str
         None => user.parse().ok(),
     };
     let uid = uid.ok_or_else(|| format!("the image runs as user {user:?}, whom its /etc/passwd does not know"))?;
+    let known = || group.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|fields| fields.len() >= 3);
     let gid = match group_name {
-        Some(name) => name.parse().ok().or_else(|| {
-            let fields = group.lines().map(|line| line.split(':').collect::<Vec<_>>());
-            fields.filter(|fields| fields.len() >= 3).find(|fields| fields[0] == name)?[2].parse().ok()
-        }),
-        None => Some(found.as_ref().and_then(|fields| fields[3].parse().ok()).unwrap_or(uid)),
+        Some(name) => name
+            .parse()
+            .ok()
+            .or_else(|| known().find(|fields| fields[0] == name).and_then(|found| found[2].parse().ok())),
+        None => Some(found.as_ref().and_then(|fields| fields[3].parse().ok()).unwrap_or(0)),
     };
     let gid = gid.ok_or_else(|| format!("the image runs as {wanted:?}, whose group its /etc/group does not know"))?;
-    Ok(User { uid, gid, home: found.map(|fields| fields[5].to_owned()) })
+    // As the image specification has it: of a user without a group named, all that the image knows.
+    let is_member = |fields: &Vec<&str>| {
+        found
+            .as_ref()
+            .is_some_and(|found| fields.get(3).is_some_and(|list| list.split(',').any(|name| name == found[0])))
+    };
+    let groups: Vec<u32> = match group_name {
+        Some(_) => Vec::new(),
+        None => known().filter(is_member).filter_map(|fields| fields[2].parse().ok()).filter(|id| *id != gid).collect(),
+    };
+    Ok(User { uid, gid, groups, home: found.map(|fields| fields[5].to_owned()) })
 }
 
 /// passwd or group with every id as the host has it, so that programs inside find their names.
@@ -140,16 +170,18 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\napp:x:1000:1000::/app:/bin/bash\n";
-    const GROUP: &str = "root:x:0:\napp:x:1000:\nwww:x:33:\n";
+    const GROUP: &str = "root:x:0:\napp:x:1000:app\nwww:x:33:\nvideo:x:44:www,app\n";
 
     #[test]
     fn users_are_found_by_name_and_by_number() {
-        let app = User { uid: 1000, gid: 1000, home: Some("/app".to_owned()) };
+        let app = User { uid: 1000, gid: 1000, groups: vec![44], home: Some("/app".to_owned()) };
         assert_eq!(resolve_user("app", PASSWD, GROUP), Ok(app.clone()));
         assert_eq!(resolve_user("1000", PASSWD, GROUP), Ok(app.clone()));
-        assert_eq!(resolve_user("app:www", PASSWD, GROUP), Ok(User { gid: 33, ..app }));
+        assert_eq!(resolve_user("app:www", PASSWD, GROUP), Ok(User { gid: 33, groups: vec![], ..app }));
         assert_eq!(resolve_user("", PASSWD, GROUP).map(|user| user.uid), Ok(0));
-        assert_eq!(resolve_user("77:88", PASSWD, GROUP), Ok(User { uid: 77, gid: 88, home: None }));
+        let unknown = User { uid: 77, gid: 88, groups: vec![], home: None };
+        assert_eq!(resolve_user("77:88", PASSWD, GROUP), Ok(unknown.clone()));
+        assert_eq!(resolve_user("77", PASSWD, GROUP), Ok(User { gid: 0, ..unknown }));
         assert!(resolve_user("nobody-here", PASSWD, GROUP).is_err());
     }
 

@@ -114,6 +114,8 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
     let passwd = read_in(&layers, "/etc/passwd").unwrap_or_default();
     let group = read_in(&layers, "/etc/group").unwrap_or_default();
     let user = resolve_user(&wanted_user(&image.config), &passwd, &group).map_err(SandboxError::Image)?;
+    // An image that starts as root means to be it; one that names another user cannot become root.
+    let root_inside = user.uid == 0;
     let args = match (wanted.command, own_process) {
         (Some(command), _) => command,
         // As the bundle has it: no shell and no profile before it.
@@ -124,9 +126,7 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
     let mut env: BTreeMap<String, String> = of_image.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     env.entry("PATH".to_owned())
         .or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
-    if own_process.is_none() || !env.contains_key("HOME") {
-        env.insert("HOME".to_owned(), user.home.clone().unwrap_or_else(|| "/".to_owned()));
-    }
+    env.entry("HOME".to_owned()).or_insert_with(|| user.home.clone().unwrap_or_else(|| "/".to_owned()));
     env.extend(wanted.env);
     let cwd = match config.working_dir() {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
@@ -140,7 +140,7 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
         cwd,
         uid: user.uid,
         gid: user.gid,
-        additional_gids: Vec::new(),
+        additional_gids: user.groups.clone(),
         ids: wanted.ids,
         memory: Some(wanted.limits.memory.0),
         pids: Some(wanted.limits.pids),
@@ -167,6 +167,7 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
         ids: wanted.ids,
         host_name: &wanted.host_name,
         address: wanted.address,
+        root_inside,
     };
     Ok(Plan {
         files: files::write(&node.config, &shown)?,
@@ -178,5 +179,6 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
         address: wanted.address,
         spec,
         binds: wanted.binds,
+        root_inside,
     })
 }

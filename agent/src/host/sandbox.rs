@@ -59,6 +59,8 @@ pub struct Plan {
     pub files: Vec<InjectedFile>,
     /// Folders of the host shown inside.
     pub binds: Vec<Bind>,
+    /// Whether the image wants root: its processes are then in a user namespace of these ids.
+    pub root_inside: bool,
 }
 
 /// What is kept of a sandbox.
@@ -136,6 +138,7 @@ impl Sandboxes {
             binds: plan.binds.clone(),
             clock: if self.host_clocks.load(Ordering::Relaxed) { Clock::Host } else { Clock::default() },
             log_limit: crate::logs::FILE_CAP,
+            root_inside: plan.root_inside,
         };
         fail_point!("sandbox-build");
         let mut built = self.launcher.build(&request, self.descriptors(home)?);

@@ -125,12 +125,58 @@ async fn a_bundle_runs_as_it_says_within_what_the_operator_allows() {
     assert!(failure.detail.contains("mounts[4].source") && failure.detail.contains("allow_binds"), "{failure:?}");
 }
 
+/// What root inside can do, then served by a user that it makes itself.
+const TELL_AS_ROOT: &str = "
+    { echo id $(id -u) $(id -g)
+      echo root:x:0:0::/:/bin/sh > /etc/passwd && echo web:x:33:33::/:/bin/sh >> /etc/passwd && echo made a user
+      touch /data/own && busybox chown 33:33 /data/own && echo owner $(stat -c %u:%g /data/own)
+      cat /data/of-42
+      echo home $HOME
+      busybox mount -t tmpfs none /data 2>/dev/null && echo mounted
+      echo no > /etc/hosts 2>/dev/null && echo wrote hosts
+      busybox ip link set lo down 2>/dev/null && echo took the network down
+    } > /www/index.html
+    exec httpd -f -u web -p $PORT -h /www";
+
+#[tokio::test]
+async fn a_bundle_of_user_0_is_root_inside_and_drops_to_others() {
+    let Some(mut agent) = Agent::start(41).await else { return };
+    let mut config = config(&["/bin/sh", "-c", TELL_AS_ROOT]);
+    config["process"]["user"] = json!({"uid": 0, "gid": 0});
+    config["process"]["env"] = json!(["PATH=/bin"]);
+    config["root"]["readonly"] = json!(false);
+    config["mounts"] = json!([]);
+    config["process"]["capabilities"] = Value::Null;
+    let folder = bundle(&config);
+    for name in ["etc", "www"] {
+        std::fs::create_dir(folder.path().join("rootfs").join(name)).unwrap();
+    }
+    std::fs::write(folder.path().join("rootfs/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+    let image = agent.build("first", AppType::Bundle, folder.path()).await.unwrap();
+    agent.put("web", 1, &image, Workload::Web).await.unwrap();
+    let ready = agent.until_ready("web").await;
+    let expected = "id 0 0\nmade a user\nowner 33:33\nsecret\nhome /root\n";
+    assert_eq!(visit(&ready).await, expected);
+    let process = ready.process.unwrap().pid;
+    let uid = std::fs::metadata(format!("/proc/{process}")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&uid), 1_835_008_033, "the server is another user now");
+    agent.kill();
+    agent.restart().await;
+    let adopted = agent.until_ready("web").await;
+    assert_eq!(adopted.process, ready.process, "a new agent adopts it");
+    // Into the standing sandbox, by the launcher of the new agent.
+    rustix::process::kill_process(rustix::process::Pid::from_raw(process).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    let again = agent.until("web", |status| status.restarts == 1 && status.state.is_ready()).await;
+    assert_eq!(visit(&again).await, expected);
+}
+
 #[tokio::test]
 async fn a_bundle_that_asks_for_more_is_refused_by_every_field() {
     type Change = fn(&mut Value);
     let Some(agent) = Agent::start(12).await else { return };
     let cases: [(&str, Change); 14] = [
-        ("process.user.uid", |c| c["process"]["user"]["uid"] = json!(0)),
+        ("process.user.uid", |c| c["process"]["user"]["uid"] = json!(65_536)),
         ("process.oomScoreAdj", |c| c["process"]["oomScoreAdj"] = json!(-500)),
         ("process.rlimits[0]", |c| {
             c["process"]["rlimits"] = json!([{"type": "RLIMIT_RTPRIO", "hard": 99, "soft": 99}]);

@@ -250,13 +250,6 @@ impl Checker<'_> {
             }
         }
         let user = process.user();
-        if user.uid() == 0 {
-            self.refuse(
-                "process.user.uid",
-                0,
-                "apps do not run as root yet; write an id from 1 to 65535 that may read what it needs in rootfs",
-            );
-        }
         let further = user.additional_gids().iter().flatten();
         let ids = [("process.user.uid", user.uid()), ("process.user.gid", user.gid())]
             .into_iter()
@@ -334,7 +327,7 @@ impl Checker<'_> {
                 self.refuse(
                     format!("linux.namespaces[{index}]"),
                     "user",
-                    "ids are mapped by Drowse without a user namespace; remove it, and uidMappings and gidMappings",
+                    "Drowse makes one itself where user 0 is asked for; remove it, and uidMappings and gidMappings",
                 );
             }
             if let Some(path) = namespace.path() {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxMemoryBuilder, LinuxNamespace,
+    Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxMemoryBuilder, LinuxNamespace,
     LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, Mount, MountBuilder,
     PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
     UserBuilder,
@@ -16,10 +16,24 @@ use super::{BundleError, SpecInput};
 
 /// The specification's version that we write.
 const VERSION: &str = "1.2.0";
+/// What root inside a container is root by. They hold over the ids of the container's own user
+/// namespace and over nothing else.
+pub const ROOT_INSIDE: [Capability; 9] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::NetBindService,
+    Capability::Setgid,
+    Capability::Setpcap,
+    Capability::Setuid,
+];
 /// Most open files: enough for a busy server, and below the hard limit of common hosts.
 pub(super) const OPEN_FILES: u64 = 16_384;
 
-/// The description of one of our containers. Its user and group are host ids.
+/// The description of one of our containers. Its user and group are host ids. User 0 of the image is
+/// root inside: it has [`ROOT_INSIDE`], and is to be run in a user namespace.
 ///
 /// # Errors
 /// When an id is outside of the range.
@@ -105,18 +119,20 @@ fn process(input: &SpecInput) -> Result<Process, BundleError> {
         .args(input.args.clone())
         .env(input.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>())
         .cwd(input.cwd.clone())
-        .capabilities(no_capabilities()?)
+        .capabilities(capabilities(if input.uid == 0 { &ROOT_INSIDE } else { &[] })?)
         .rlimits(vec![rlimit(PosixRlimitType::RlimitNofile, OPEN_FILES)?, rlimit(PosixRlimitType::RlimitCore, 0)?])
         .no_new_privileges(true)
         .build()?)
 }
 
-fn no_capabilities() -> Result<LinuxCapabilities, BundleError> {
+/// Those that are asked for are effective; none is inherited by who is not root any more.
+fn capabilities(asked: &[Capability]) -> Result<LinuxCapabilities, BundleError> {
+    let asked: HashSet<Capability> = asked.iter().copied().collect();
     Ok(LinuxCapabilitiesBuilder::default()
-        .bounding(HashSet::new())
-        .effective(HashSet::new())
+        .bounding(asked.clone())
+        .effective(asked.clone())
         .inheritable(HashSet::new())
-        .permitted(HashSet::new())
+        .permitted(asked)
         .ambient(HashSet::new())
         .build()?)
 }

@@ -143,8 +143,9 @@ fn merge_process(ours: &mut Process, theirs: &Process, ids: IdRange, allow: &All
     }
     ours.set_rlimits(Some(limits));
     ours.set_oom_score_adj(theirs.oom_score_adj().filter(|score| *score != 0));
+    let theirs_of = theirs.user();
     if let Some(theirs) = theirs.capabilities() {
-        ours.set_capabilities(Some(allowed_capabilities(theirs, allow)?));
+        ours.set_capabilities(Some(allowed_capabilities(theirs_of.uid(), theirs, allow)?));
     }
     Ok(())
 }
@@ -155,9 +156,13 @@ fn lowered(limit: &PosixRlimit) -> Result<PosixRlimit, BundleError> {
     Ok(PosixRlimitBuilder::default().typ(limit.typ()).soft(soft).hard(hard).build()?)
 }
 
-fn allowed_capabilities(theirs: &LinuxCapabilities, allow: &AllowList) -> Result<LinuxCapabilities, BundleError> {
+fn allowed_capabilities(
+    uid: u32,
+    theirs: &LinuxCapabilities,
+    allow: &AllowList,
+) -> Result<LinuxCapabilities, BundleError> {
     let allowed = |set: &Option<HashSet<Capability>>| -> HashSet<Capability> {
-        set.iter().flatten().filter(|capability| allow.has(capability)).copied().collect()
+        set.iter().flatten().filter(|capability| allow.keeps(uid, capability)).copied().collect()
     };
     Ok(LinuxCapabilitiesBuilder::default()
         .bounding(allowed(theirs.bounding()))

@@ -23,7 +23,7 @@ use oci_spec::runtime::{Capability, Spec};
 use crate::overlay::IdRange;
 
 pub use check::{Refusal, Refusals, check};
-pub use defaults::{masked_paths, read_only_paths, runtime_spec};
+pub use defaults::{ROOT_INSIDE, masked_paths, read_only_paths, runtime_spec};
 pub use image::spec_of_image;
 pub use merge::{Bind, Merged, OwnLimits, merged, own_limits};
 pub use notes::notes;
@@ -50,6 +50,12 @@ pub struct AllowList {
 }
 
 impl AllowList {
+    /// Whether a process of this user may keep a capability. Those of the list are over the host's
+    /// network and memory: root inside a user namespace would have them over nothing.
+    fn keeps(&self, uid: u32, capability: &Capability) -> bool {
+        if uid == 0 { ROOT_INSIDE.contains(capability) } else { self.has(capability) }
+    }
+
     fn has(&self, capability: &Capability) -> bool {
         let name = serde_json::to_value(capability).ok();
         name.as_ref().and_then(|name| name.as_str()).is_some_and(|name| self.capabilities.iter().any(|one| one == name))

@@ -34,12 +34,13 @@ fn of_process(process: &Process, allow: &AllowList, notes: &mut Vec<String>) {
             .into_iter()
             .flatten()
             .flatten()
-            .filter(|capability| !allow.has(capability))
+            .filter(|capability| !allow.keeps(process.user().uid(), capability))
             .filter_map(|capability| serde_json::to_value(capability).ok()?.as_str().map(str::to_owned))
             .collect();
         if !dropped.is_empty() {
             let names: Vec<_> = dropped.into_iter().collect();
-            notes.push(format!("process.capabilities: apps have none; dropped {}", names.join(", ")));
+            let whose = if process.user().uid() == 0 { "root inside has few" } else { "apps have none" };
+            notes.push(format!("process.capabilities: {whose}; dropped {}", names.join(", ")));
         }
     }
     for limit in process.rlimits().iter().flatten() {

@@ -10,6 +10,12 @@ pub struct Facts {
     pub id_count: u32,
     /// `uid`: the host id that the probe should have.
     pub uid: u32,
+    /// `root`: whether it is root inside. All ids are then those of its user namespace.
+    pub is_root: bool,
+    /// `map`: how the map of that namespace begins.
+    pub map: String,
+    /// `init`: the id that pid 1 is seen with.
+    pub init: u32,
     /// `groups`: its supplementary groups as /proc/self/status writes them.
     pub groups: String,
     /// `hostname`: the sandbox's.
@@ -53,6 +59,9 @@ impl Facts {
             first_id: text("first").parse().unwrap_or_default(),
             id_count: text("count").parse().unwrap_or_default(),
             uid: text("uid").parse().unwrap_or_default(),
+            is_root: text("root") == "yes",
+            map: text("map"),
+            init: text("init").parse().unwrap_or_default(),
             groups: text("groups"),
             host_name: text("hostname"),
             open_files: text("nofile").parse().unwrap_or_default(),

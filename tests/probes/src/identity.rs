@@ -7,6 +7,9 @@ use crate::facts::Facts;
 use crate::report::{Outcome, tell};
 use crate::sys;
 
+/// Chown, DacOverride, Fowner, Fsetid, Kill, Setgid, Setuid, Setpcap, NetBindService.
+const ROOT_INSIDE: &str = "00000000000005fb";
+
 pub fn tries(facts: &Facts) {
     own_power(facts);
     init(facts);
@@ -30,7 +33,14 @@ fn own_power(facts: &Facts) {
         ("CapPrm", "capabilities-ambient"),
         ("CapEff", "capabilities-ambient"),
     ] {
-        tell(&format!("own {set}"), rule, &status.must_be(set, "0000000000000000"));
+        let is_given = facts.is_root && !["CapInh", "CapAmb"].contains(&set);
+        let (rule, wanted) = if is_given { ("root-capabilities", ROOT_INSIDE) } else { (rule, "0000000000000000") };
+        tell(&format!("own {set}"), rule, &status.must_be(set, wanted));
+    }
+    if facts.is_root {
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let map = map.split_whitespace().collect::<Vec<_>>().join(" ");
+        tell("own ids", "root-mapped", &Outcome::fine_if(map.starts_with(&facts.map), map));
     }
     tell("own no_new_privs", "no-new-privileges", &status.must_be("NoNewPrivs", "1"));
     tell("own filter", "filter", &status.must_be("Seccomp", "2"));
@@ -48,8 +58,8 @@ fn init(facts: &Facts) {
     }
     tell("init's no_new_privs", "init-filter", &status.must_be("NoNewPrivs", "1"));
     tell("init's filter", "init-filter", &status.must_be("Seccomp", "2"));
-    let last = (facts.first_id + facts.id_count.saturating_sub(1)).to_string();
-    tell("init's users", "init-user", &status.must_be("Uid", &[last.as_str(); 4].join("\t")));
+    let seen = facts.init.to_string();
+    tell("init's users", "init-user", &status.must_be("Uid", &[seen.as_str(); 4].join("\t")));
     tell("init's groups", "init-user", &status.must_be("Groups", ""));
     tell("signal init", "init-user", &Outcome::must_fail(sys::may_signal(1)));
     tell("trace init", "init-user", &Outcome::must_fail(sys::seize(1)));
@@ -79,18 +89,38 @@ fn init(facts: &Facts) {
 fn becoming_another(facts: &Facts) {
     let other = i64::from(facts.first_id) + i64::from(facts.id_count) + 1000;
     let root = i64::from(facts.first_id);
+    let own = i64::from(facts.uid);
     for (name, number, id) in [
         ("become the host's root", libc::SYS_setuid, 0),
         ("become the image's root", libc::SYS_setuid, root),
         ("become another tenant", libc::SYS_setuid, other),
         ("join the host's root group", libc::SYS_setgid, 0),
     ] {
-        let result = sys::call_in_child(number, [id, 0, 0, 0, 0]);
-        tell(name, "app-user", &by_result(result));
+        // To root inside 0 is itself.
+        if id != own {
+            let result = sys::call_in_child(number, [id, 0, 0, 0, 0]);
+            tell(name, if facts.is_root { "root-mapped" } else { "app-user" }, &by_result(result));
+        }
     }
-    let group = 0_u32;
+    let group = if facts.is_root { facts.id_count + 1000 } else { 0 };
     let result = sys::call_in_child(libc::SYS_setgroups, [1, (&raw const group) as i64, 0, 0, 0]);
-    tell("add a group", "app-user", &by_result(result));
+    tell("add a group", if facts.is_root { "root-mapped" } else { "app-user" }, &by_result(result));
+    if facts.is_root {
+        let last = i64::from(facts.id_count) - 1;
+        for (name, act) in [("signal", libc::SYS_kill), ("trace", libc::SYS_ptrace)] {
+            let ended = sys::in_child(|| match sys::call(libc::SYS_setuid, [last, 0, 0, 0, 0]) {
+                // Signal 0 to pid 1, or PTRACE_SEIZE of it.
+                0 if act == libc::SYS_kill => sys::call(act, [1, 0, 0, 0, 0]),
+                0 => sys::call(act, [0x4206, 1, 0, 0, 0]),
+                refused => refused,
+            });
+            let result = match ended {
+                sys::Ended::Returned(result) => result,
+                sys::Ended::Killed(signal) => -1000 - i64::from(signal),
+            };
+            tell(&format!("become init's user and {name} it"), "root-spares-init", &by_result(result));
+        }
+    }
     // PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_SYS_ADMIN.
     let result = sys::call_in_child(libc::SYS_prctl, [47, 2, 21, 0, 0]);
     tell("raise a capability", "capabilities-ambient", &by_result(result));

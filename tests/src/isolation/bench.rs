@@ -40,6 +40,27 @@ pub enum Wrapper {
     FewerCapabilities,
 }
 
+/// What root inside asks for beside what it may have.
+const MORE_CAPABILITIES: [&str; 8] = [
+    "CAP_SYS_ADMIN",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_CHROOT",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_MKNOD",
+    "CAP_SETFCAP",
+];
+
+/// Who the attempts are made as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// An unprivileged user without a user namespace, as nearly every app is.
+    App,
+    /// Root inside, which asks for more than it may have.
+    Root,
+}
+
 /// What the attempts run on.
 pub struct Bench {
     /// The launcher.
@@ -107,11 +128,11 @@ impl Bench {
 
     /// A request for an ordinary sandbox.
     pub(super) fn request(&self) -> SandboxRequest {
-        self.request_of("instance")
+        self.request_of("instance", Variant::App)
     }
 
     /// A request for one of several.
-    pub(super) fn request_of(&self, name: &str) -> SandboxRequest {
+    pub(super) fn request_of(&self, name: &str, variant: Variant) -> SandboxRequest {
         let folder = self.folder.path().join(name);
         let overlay = OverlayPlan::new(&[self.layer()], &folder, IDS);
         let _ = fs::remove_dir_all(&folder);
@@ -136,6 +157,7 @@ impl Bench {
             binds: Vec::new(),
             clock: Clock::default(),
             log_limit: 1 << 20,
+            root_inside: variant == Variant::Root,
         }
     }
 
@@ -191,17 +213,50 @@ pub(super) fn process(args: &[String]) -> ProcessRequest {
     ProcessRequest { process, ids: IDS, seccomp: SeccompProfile::Default }
 }
 
+/// A process of that variant.
+pub(super) fn process_of(variant: Variant, args: &[String]) -> ProcessRequest {
+    let mut request = process(args);
+    if variant == Variant::Root {
+        request.process.user_mut().set_uid(IDS.first);
+        request.process.user_mut().set_gid(IDS.first);
+        let given = serde_json::to_value(bundle::ROOT_INSIDE).expect("names");
+        let mut all: Vec<String> = serde_json::from_value(given).expect("names");
+        all.extend(MORE_CAPABILITIES.map(str::to_owned));
+        let sets = serde_json::json!({"bounding": all, "effective": all, "permitted": all});
+        request.process.set_capabilities(serde_json::from_value(sets).expect("capabilities"));
+    }
+    request
+}
+
 /// What the probe is to know of a sandbox of this bench.
-pub(super) fn facts_of_sandbox() -> Vec<String> {
-    vec![
-        format!("first={}", IDS.first),
+pub(super) fn facts_of_sandbox(variant: Variant) -> Vec<String> {
+    let seen = match variant {
+        Variant::App => {
+            let init = IDS.first + IDS.count - 1;
+            vec![
+                format!("first={}", IDS.first),
+                format!("uid={}", IDS.first + APP),
+                format!("groups={}", IDS.first + 7),
+                format!("init={init}"),
+            ]
+        }
+        // The ids of the image; whoever is not in the namespace is seen as 65534.
+        Variant::Root => vec![
+            "root=yes".to_owned(),
+            "first=0".to_owned(),
+            "uid=0".to_owned(),
+            "groups=7".to_owned(),
+            "init=65534".to_owned(),
+            format!("map=0 {} ", IDS.first),
+        ],
+    };
+    let same = [
         format!("count={}", IDS.count),
-        format!("uid={}", IDS.first + APP),
-        format!("groups={}", IDS.first + 7),
         format!("hostname={HOST_NAME}"),
         format!("nofile={OPEN_FILES}"),
         format!("group={GROUP}"),
-    ]
+    ];
+    seen.into_iter().chain(same).collect()
 }
 
 fn drop_rules_launcher() -> PathBuf {

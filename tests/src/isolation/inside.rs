@@ -7,7 +7,7 @@ use std::path::Path;
 use drowse_launcher::rules::Rule;
 use serde::Deserialize;
 
-use super::bench::{Bench, facts_of_sandbox, process};
+use super::bench::{Bench, Variant, facts_of_sandbox, process_of};
 use super::host::Host;
 use super::{Attempt, End, outside};
 
@@ -24,49 +24,51 @@ struct Line {
     detail: String,
 }
 
-/// Runs it in an ordinary sandbox.
-pub(super) fn run(bench: &Bench, attempts: &mut Vec<Attempt>) -> Result<(), String> {
+/// Runs it in a sandbox of that variant.
+pub(super) fn run(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let host = Host::new();
-    let mut running = bench.build(&bench.request()).map_err(|error| in_full(&error))?;
-    outside::look_at_init(bench, &running, attempts);
+    let mut running = bench.build(&bench.request_of("instance", variant)).map_err(|error| in_full(&error))?;
+    outside::look_at_init(bench, variant, &running, attempts);
     // Of the same user, which only the namespaces keep apart.
-    let request = bench.request_of("neighbour");
+    let request = bench.request_of("neighbour", variant);
     let secret = request.overlay.upper.join("secret");
     fs::write(&secret, "the neighbour's").map_err(|error| error.to_string())?;
     fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).map_err(|error| error.to_string())?;
     let mut neighbour = bench.build(&request).map_err(|error| in_full(&error))?;
-    let waits = process(&["/probe".to_owned(), "wait=yes".to_owned()]);
+    let waits = process_of(variant, &["/probe".to_owned(), "wait=yes".to_owned()]);
     let (other, _lines) = bench.start(&mut neighbour, &waits, None).map_err(|error| in_full(&error))?;
     let mut args = vec!["/probe".to_owned(), "wait=yes".to_owned()];
-    args.extend(facts_of_sandbox());
+    args.extend(facts_of_sandbox(variant));
     args.extend(host.facts());
     args.push(format!("neighbour={}", other.pid));
     args.push(format!("neighbour_file={}", secret.display()));
-    let (started, lines) = bench.start(&mut running, &process(&args), None).map_err(|error| in_full(&error))?;
+    let probe = process_of(variant, &args);
+    let (started, lines) = bench.start(&mut running, &probe, None).map_err(|error| in_full(&error))?;
     let mut is_done = false;
     for line in lines {
         if line.starts_with(r#"{"done""#) {
             is_done = true;
             break;
         }
-        attempts.push(attempt(&line)?);
+        attempts.push(attempt(&line, variant)?);
     }
     if !is_done {
         return Err("the probe ended in the middle".to_owned());
     }
-    outside::look_at_app(bench, started, attempts);
+    outside::look_at_app(bench, variant, started, attempts);
     Ok(())
 }
 
 /// Starts processes beside one that lies in wait for them.
-pub(super) fn race(bench: &Bench, attempts: &mut Vec<Attempt>) -> Result<(), String> {
-    let mut running = bench.build(&bench.request()).map_err(|error| in_full(&error))?;
+pub(super) fn race(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) -> Result<(), String> {
+    let mut running = bench.build(&bench.request_of("instance", variant)).map_err(|error| in_full(&error))?;
     let mut args = vec!["/probe".to_owned(), "race=yes".to_owned()];
-    args.extend(facts_of_sandbox());
-    let (started, lines) = bench.start(&mut running, &process(&args), None).map_err(|error| in_full(&error))?;
+    args.extend(facts_of_sandbox(variant));
+    let probe = process_of(variant, &args);
+    let (started, lines) = bench.start(&mut running, &probe, None).map_err(|error| in_full(&error))?;
     let waiting = format!("/proc/{}", started.pid);
     // The launcher looks for the program in each folder, which gives the other one time.
-    let mut slow = process(&["probe".to_owned(), "nothing".to_owned()]);
+    let mut slow = process_of(variant, &["probe".to_owned(), "nothing".to_owned()]);
     slow.process.set_env(Some(vec![format!("PATH={}/", "/x:".repeat(30_000))]));
     for _ in 0..MOST_STARTS {
         if !Path::new(&waiting).exists() {
@@ -75,12 +77,12 @@ pub(super) fn race(bench: &Bench, attempts: &mut Vec<Attempt>) -> Result<(), Str
         bench.start(&mut running, &slow, None).map_err(|error| in_full(&error))?;
     }
     for line in lines.take_while(|line| !line.starts_with(r#"{"done""#)) {
-        attempts.push(attempt(&line)?);
+        attempts.push(attempt(&line, variant)?);
     }
     Ok(())
 }
 
-fn attempt(line: &str) -> Result<Attempt, String> {
+fn attempt(line: &str, variant: Variant) -> Result<Attempt, String> {
     let line: Line = serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))?;
     let rule = Rule::named(&line.rule).ok_or_else(|| format!("{} is not a rule", line.rule))?;
     let end = match line.outcome.as_str() {
@@ -88,7 +90,8 @@ fn attempt(line: &str) -> Result<Attempt, String> {
         "contained" => End::Contained(line.detail),
         _ => End::Escaped(line.detail),
     };
-    Ok(Attempt::new(line.name, rule, end))
+    let name = if variant == Variant::Root { format!("as root inside: {}", line.name) } else { line.name };
+    Ok(Attempt::new(name, rule, end))
 }
 
 /// An error with its causes.

@@ -11,6 +11,7 @@ mod images;
 mod inside;
 mod outside;
 
+use bench::Variant;
 use drowse_launcher::rules::Rule;
 
 pub use bench::{Bench, Wrapper};
@@ -61,16 +62,21 @@ impl Attempt {
 pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let is_wanted = |rules: &[Rule]| dropped.is_none_or(|dropped| rules.contains(&dropped));
     let elsewhere: Vec<Rule> = [images::RULES, configurations::RULES, &[Rule::StartingHidden]].concat();
-    if dropped.is_none_or(|dropped| !elsewhere.contains(&dropped)) {
-        let bench = Bench::new(dropped, Wrapper::Nothing);
-        outside::look_at_launcher(&bench, attempts);
-        let before = outside::View::of_launcher(&bench);
-        let done = inside::run(&bench, attempts);
-        outside::compare_views(&before, &outside::View::of_launcher(&bench), attempts);
-        done?;
-    }
-    if is_wanted(&[Rule::StartingHidden]) {
-        inside::race(&Bench::new(dropped, Wrapper::Nothing), attempts)?;
+    let of_root = [Rule::RootMapped, Rule::RootSparesInit, Rule::RootCapabilities];
+    for variant in [Variant::App, Variant::Root] {
+        // Whatever a rule is needed for in one variant it is in force for in both.
+        let is_asked = dropped.is_none_or(|dropped| of_root.contains(&dropped) == (variant == Variant::Root));
+        if is_asked && dropped.is_none_or(|dropped| !elsewhere.contains(&dropped)) {
+            let bench = Bench::new(dropped, Wrapper::Nothing);
+            outside::look_at_launcher(&bench, attempts);
+            let before = outside::View::of_launcher(&bench);
+            let done = inside::run(&bench, variant, attempts);
+            outside::compare_views(&before, &outside::View::of_launcher(&bench), attempts);
+            done?;
+        }
+        if is_asked && is_wanted(&[Rule::StartingHidden]) {
+            inside::race(&Bench::new(dropped, Wrapper::Nothing), variant, attempts)?;
+        }
     }
     if is_wanted(images::RULES) {
         images::run(dropped, attempts);

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use drowse_launcher::Started;
 use drowse_launcher::rules::Rule;
 use rustix::fs::{Mode, OFlags, SealFlags, StatVfsMountFlags};
 
 use super::Attempt;
-use super::bench::{Bench, Running};
+use super::bench::{Bench, Running, Variant};
 
 const NAMESPACES: [(&str, Rule); 7] = [
     ("pid", Rule::NamespacePid),
@@ -68,9 +68,12 @@ fn points(file: &str) -> BTreeSet<String> {
 }
 
 /// A new sandbox in which nothing runs yet.
-pub(super) fn look_at_init(bench: &Bench, running: &Running, attempts: &mut Vec<Attempt>) {
+pub(super) fn look_at_init(bench: &Bench, variant: Variant, running: &Running, attempts: &mut Vec<Attempt>) {
     let pid = running.sandbox.pid;
     attempts.extend(own_namespaces(bench, pid, "init"));
+    let is_apart = namespace_of(pid, "user") == namespace_of(bench.launcher.pid(), "user");
+    let name = format!("init is in no user namespace of {variant:?}");
+    attempts.push(Attempt::fine_if(name, Rule::RootSparesInit, is_apart, ""));
     let is_in = bench.group().has("init", pid);
     attempts.push(Attempt::fine_if("init is in its cgroup", Rule::OwnCgroup, is_in, ""));
     let program = format!("/proc/{pid}/exe");
@@ -88,7 +91,9 @@ pub(super) fn look_at_init(bench: &Bench, running: &Running, attempts: &mut Vec<
     attempts.push(Attempt::fine_if(name, Rule::OldRootGone, foreign.is_empty(), foreign.join(" ")));
     let open = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let found = format!("{open} descriptors");
-    attempts.push(Attempt::fine_if("descriptors of init", Rule::DescriptorsClosed, open <= INIT_DESCRIPTORS, found));
+    // The user namespace, where root is inside.
+    let most = INIT_DESCRIPTORS + usize::from(variant == Variant::Root);
+    attempts.push(Attempt::fine_if("descriptors of init", Rule::DescriptorsClosed, open <= most, found));
 }
 
 fn is_sealed(file: impl AsFd) -> bool {
@@ -97,16 +102,23 @@ fn is_sealed(file: impl AsFd) -> bool {
 }
 
 /// A process of the app.
-pub(super) fn look_at_app(bench: &Bench, started: &Started, attempts: &mut Vec<Attempt>) {
+pub(super) fn look_at_app(bench: &Bench, variant: Variant, started: &Started, attempts: &mut Vec<Attempt>) {
+    if variant == Variant::Root {
+        let is_own = namespace_of(started.pid, "user") != namespace_of(bench.launcher.pid(), "user");
+        attempts.push(Attempt::fine_if("root inside is in a user namespace", Rule::RootMapped, is_own, ""));
+    }
     attempts.extend(own_namespaces(bench, started.pid, "the app"));
     let is_in = bench.group().has("app", started.pid);
     attempts.push(Attempt::fine_if("the app is in its cgroup", Rule::OwnCgroup, is_in, ""));
 }
 
+fn namespace_of(pid: impl std::fmt::Display, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
+}
+
 fn own_namespaces<'a>(bench: &'a Bench, pid: i32, whose: &'a str) -> impl Iterator<Item = Attempt> + 'a {
     NAMESPACES.into_iter().map(move |(kind, rule)| {
-        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
-        let (own, launcher) = (of(&pid.to_string()), of(&bench.launcher.pid().to_string()));
+        let (own, launcher) = (namespace_of(pid, kind), namespace_of(bench.launcher.pid(), kind));
         let found = format!("{own:?}, the launcher's {launcher:?}");
         Attempt::fine_if(format!("the {kind} namespace of {whose}"), rule, own.is_some() && own != launcher, found)
     })

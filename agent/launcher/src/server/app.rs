@@ -31,6 +31,11 @@ const REPORT: i32 = 3;
 
 /// A checked request, in the form in which the kernel wants it. Nothing is looked up in a file.
 pub(super) struct Prepared {
+    /// Its user and group on the host.
+    owner: (u32, u32),
+    /// The user namespace that it joins, if root is inside.
+    own_ids: Option<OwnedFd>,
+    /// Its ids as that namespace has them; the host's without.
     uid: u32,
     gid: u32,
     groups: Vec<Gid>,
@@ -46,7 +51,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(request: &ProcessRequest) -> Result<Self, Failure> {
+    pub(super) fn new(request: &ProcessRequest, own_ids: Option<OwnedFd>) -> Result<Self, Failure> {
         let process = &request.process;
         if process.terminal().unwrap_or(false) {
             return Err(refused("process.terminal", "there are no terminals yet"));
@@ -68,17 +73,25 @@ impl Prepared {
         let args = process.args().as_deref().unwrap_or_default();
         let environment = process.env().as_deref().unwrap_or_default();
         let SeccompProfile::Default = request.seccomp;
+        let is_inside = own_ids.is_some();
+        let id = |id: u32| if is_inside { request.ids.to_image(id).unwrap_or(id) } else { id };
+        let mut capabilities = Sets::asked(process.capabilities().as_ref());
+        if is_inside && Rule::RootCapabilities.in_force() {
+            capabilities = capabilities.of_root_inside();
+        }
         Ok(Self {
-            uid: user.uid(),
-            gid: user.gid(),
-            groups: additional.into_iter().map(Gid::from_raw).collect(),
+            owner: (user.uid(), user.gid()),
+            own_ids,
+            uid: id(user.uid()),
+            gid: id(user.gid()),
+            groups: additional.into_iter().map(|gid| Gid::from_raw(id(gid))).collect(),
             umask: user.umask().unwrap_or(DEFAULT_UMASK),
             working_folder: working_folder(process)?,
             programs: programs(args, environment)?,
             arguments: Strings::new(strings("process.args", args)?),
             environment: Strings::new(strings("process.env", environment)?),
             limits: limits(process.rlimits().as_deref().unwrap_or_default())?,
-            capabilities: Sets::asked(process.capabilities().as_ref()),
+            capabilities,
             filter: seccomp::default_filter(),
             oom_score: process.oom_score_adj(),
         })
@@ -225,7 +238,7 @@ fn hand_over(stream: &OwnedFd, prepared: &Prepared) -> Result<(), Failure> {
     if FileType::from_raw_mode(found.st_mode) != FileType::Fifo {
         return Ok(());
     }
-    let (uid, gid) = (rustix::fs::Uid::from_raw(prepared.uid), rustix::fs::Gid::from_raw(prepared.gid));
+    let (uid, gid) = (rustix::fs::Uid::from_raw(prepared.owner.0), rustix::fs::Gid::from_raw(prepared.owner.1));
     rustix::fs::fchown(stream, Some(uid), Some(gid)).or_fail(Step::Descriptors, "the streams")
 }
 
@@ -247,6 +260,10 @@ fn set_limits(prepared: &Prepared, channel: &Channel) -> Result<(), Failure> {
 
 fn become_user(prepared: &Prepared) -> Result<(), Failure> {
     let name = prepared.uid.to_string();
+    if let Some(own_ids) = &prepared.own_ids {
+        // With all capabilities over its ids, and none over anything else: from here on also ours.
+        sys::enter(own_ids, libc::CLONE_NEWUSER).or_fail(Step::EnterNamespace, "user")?;
+    }
     prepared.capabilities.limit_bounding()?;
     if Rule::AppGroups.in_force() {
         setgroups(&prepared.groups).or_fail(Step::Identity, &name)?;

@@ -2,12 +2,26 @@
 
 use std::collections::HashSet;
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 
 use crate::failure::{Failure, OrFail, Step};
 use crate::rules::Rule;
 use crate::sys::{self, ThreadCapabilities};
+
+/// What root inside is root by, over its own ids: files of any of its users, other users for its
+/// processes, signals to them. The ports are everybody's anyway, but servers look for the capability.
+const ROOT_INSIDE: [Capability; 9] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SETUID,
+];
 
 /// The sets as masks. By default all are empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +62,18 @@ impl Sets {
             self.bounding = all();
         }
         self
+    }
+
+    /// Of these, what a process may have where root is inside.
+    pub(super) fn of_root_inside(self) -> Self {
+        let most = ROOT_INSIDE.iter().fold(0, |mask, capability| mask | capability.bitmask());
+        Self {
+            bounding: self.bounding & most,
+            effective: self.effective & most,
+            permitted: self.permitted & most,
+            inheritable: self.inheritable & most,
+            ambient: self.ambient & most,
+        }
     }
 
     /// Takes everything out of the bounding set that is not wanted there. Must happen while this

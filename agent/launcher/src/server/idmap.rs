@@ -1,4 +1,5 @@
-//! User namespaces that stand for id ranges: a mount with such a map shows the ids of files shifted.
+//! User namespaces that stand for id ranges: a mount with such a map shows the ids of files shifted,
+//! and a process in one that is root inside is so over these ids.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,7 +9,10 @@ use drowse_rootfs::IdRange;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use super::inside::OWN_IDS;
+use super::process;
 use crate::failure::{Failure, OrFail, Step};
+use crate::rules::Rule;
 use crate::sys::{self, Cloned};
 
 /// The namespaces of one request, one for each range.
@@ -28,6 +32,32 @@ impl IdMaps {
     pub(super) fn get(&self, ids: IdRange) -> Option<BorrowedFd<'_>> {
         self.0.get(&ids).map(AsFd::as_fd)
     }
+}
+
+/// The namespace for the processes of a sandbox with root inside. The last id of the range is init's,
+/// and not in it: whatever root inside becomes, it is not init.
+pub(super) fn of_processes(ids: IdRange) -> Result<OwnedFd, Failure> {
+    let spared = u32::from(Rule::RootSparesInit.in_force());
+    make(IdRange { count: ids.count.saturating_sub(spared), ..ids })
+}
+
+/// The namespace that the init of a sandbox holds for its processes, if root is inside.
+pub(super) fn held_by(init: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
+    if !Rule::RootMapped.in_force() {
+        return Ok(None);
+    }
+    let path = format!("/proc/{}/fd/{OWN_IDS}", process::pid_of(init).or_fail(Step::EnterNamespace, "user")?);
+    match std::fs::read_link(&path) {
+        Ok(link) if link.as_os_str().as_encoded_bytes().starts_with(b"user:[") => {}
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Failure::os(Step::EnterNamespace, "user", error));
+        }
+        _ => return Ok(None),
+    }
+    let namespace = File::open(&path).or_fail(Step::EnterNamespace, "user")?;
+    // Only if the pid still is init's was it init's descriptor.
+    process::pid_of(init).or_fail(Step::EnterNamespace, "user")?;
+    Ok(Some(namespace.into()))
 }
 
 /// A namespace needs a process to be born in; it ends as soon as the namespace is held open.

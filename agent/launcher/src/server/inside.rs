@@ -30,6 +30,9 @@ const LISTENER: i32 = 6;
 /// Ours until the exec closes them.
 const PROGRAM: i32 = 7;
 const REPORT: i32 = 8;
+/// The user namespace of a sandbox with root inside: init is not in it, and holds it open for all
+/// that are started later, by whichever launcher.
+pub(super) const OWN_IDS: i32 = 9;
 
 /// Parameters of every sandbox. Apps have no capability, so any may have port 80; CRIU cannot dump
 /// sockets of MPTCP, which Go listens with by default (a kernel may be built without it).
@@ -247,7 +250,7 @@ fn give_up_privileges(blueprint: &Blueprint<'_>) -> Result<(), Failure> {
 /// Arranges the descriptors that init expects, closes all others, and runs it.
 fn execute_init(blueprint: &Blueprint<'_>, null: &OwnedFd, channel: &Channel) -> Result<Infallible, Failure> {
     let given = &blueprint.given;
-    let wanted = [
+    let mut wanted = vec![
         (null, 0, false),
         (null, 1, false),
         (null, 2, false),
@@ -258,6 +261,7 @@ fn execute_init(blueprint: &Blueprint<'_>, null: &OwnedFd, channel: &Channel) ->
         (blueprint.init, PROGRAM, true),
         (channel.descriptor(), REPORT, true),
     ];
+    wanted.extend(blueprint.own_ids.as_ref().map(|ids| (ids, OWN_IDS, false)));
     arrange(&wanted)?;
     let arguments = [c"drowse-init".to_owned(), number(blueprint.request.log_limit)];
     // Children do not inherit it, an exec would keep it: the builder is about to end.

@@ -10,6 +10,7 @@ use rustix::process::{Signal, pidfd_send_signal, set_parent_process_death_signal
 
 use super::app::{self, Prepared};
 use super::channel::{CHILD_LIMIT, Channel, Heard, Word};
+use super::idmap;
 use super::sandbox::set_oom_score;
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::ProcessRequest;
@@ -28,7 +29,7 @@ pub(super) struct Given {
 
 /// Starts it; when this returns it executes its program.
 pub(super) fn start(request: &ProcessRequest, given: Given) -> Result<(Done, OwnedFd), Failure> {
-    let prepared = Prepared::new(request)?;
+    let prepared = Prepared::new(request, idmap::held_by(&given.init)?)?;
     // Only children are affected, so /proc goes on to mean the host's.
     sys::enter(&given.init, libc::CLONE_NEWPID).or_fail(Step::EnterNamespace, "pid")?;
     let (ours, theirs) = Channel::pair()?;
@@ -121,7 +122,7 @@ fn oversee(prepared: &Prepared, pid_inside: i32, pidfd: &OwnedFd, channel: &Chan
 }
 
 /// The host's pid of a process that has not been reaped.
-fn pid_of(pidfd: &OwnedFd) -> std::io::Result<i32> {
+pub(super) fn pid_of(pidfd: &OwnedFd) -> std::io::Result<i32> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
     pid.filter(|pid| *pid > 0).ok_or_else(|| std::io::Error::from_raw_os_error(libc::ESRCH))

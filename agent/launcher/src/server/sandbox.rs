@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::channel::{CHILD_LIMIT, Channel, Heard, Word, is_readable};
 use super::idmap::IdMaps;
-use super::{inside, spec};
+use super::{idmap, inside, spec};
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::{Clock, ClockOffset, SandboxRequest};
 use crate::process::start_time;
@@ -34,6 +34,8 @@ pub(super) struct Blueprint<'a> {
     pub(super) request: &'a SandboxRequest,
     pub(super) plan: spec::Plan,
     pub(super) maps: IdMaps,
+    /// The user namespace of its processes, if root is inside.
+    pub(super) own_ids: Option<OwnedFd>,
     pub(super) given: Given,
     pub(super) init: &'a OwnedFd,
     pub(super) filter: Vec<libc::sock_filter>,
@@ -47,7 +49,8 @@ pub(super) fn build(request: &SandboxRequest, given: Given, init: &OwnedFd) -> R
     for ids in request.binds.iter().filter_map(|bind| bind.idmap) {
         maps.add(ids)?;
     }
-    let blueprint = Blueprint { request, plan, maps, given, init, filter: crate::seccomp::default_filter() };
+    let own_ids = request.root_inside.then(|| idmap::of_processes(request.overlay.ids)).transpose()?;
+    let blueprint = Blueprint { request, plan, maps, own_ids, given, init, filter: crate::seccomp::default_filter() };
     if let Clock::Own { monotonic, boottime } = request.clock
         && Rule::NamespaceTime.in_force()
     {

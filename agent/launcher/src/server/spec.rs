@@ -107,7 +107,7 @@ fn refuse_foreign(linux: &Linux) -> Result<(), Failure> {
     let mappings = [linux.uid_mappings(), linux.gid_mappings()];
     let has_mappings = mappings.iter().any(|mappings| mappings.as_ref().is_some_and(|mappings| !mappings.is_empty()));
     if Rule::NoIdMappings.in_force() && has_mappings {
-        return Err(refused("linux.uidMappings", "apps run without a user namespace"));
+        return Err(refused("linux.uidMappings", "whose ids a sandbox gets is decided by who asks for it"));
     }
     let joins = linux.namespaces().iter().flatten().any(|namespace| namespace.path().is_some());
     if Rule::NoForeignNamespaces.in_force() && joins {

@@ -10,4 +10,5 @@ mod hostile;
 mod identity;
 mod lives;
 mod logs;
+mod root_inside;
 mod view;

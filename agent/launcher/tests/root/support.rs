@@ -49,7 +49,7 @@ fn busybox() -> Option<PathBuf> {
 }
 
 /// The static init: from `DROWSE_BIN_DIR`, or built now.
-fn init_binary() -> PathBuf {
+pub fn init_binary() -> PathBuf {
     if let Some(folder) = std::env::var_os("DROWSE_BIN_DIR") {
         return PathBuf::from(folder).join("drowse-init");
     }
@@ -120,6 +120,7 @@ impl Bench {
             binds: Vec::new(),
             clock: Clock::default(),
             log_limit: 1 << 20,
+            root_inside: false,
         }
     }
 
@@ -166,6 +167,11 @@ impl Bench {
 
     /// Runs a script to its end: its exit status and what it wrote.
     pub fn run(&self, running: &Running, script: &str) -> (i32, String) {
+        self.run_as(running, process(&["/bin/sh", "-c", script]))
+    }
+
+    /// Runs a process to its end: its exit status and what it wrote.
+    pub fn run_as(&self, running: &Running, request: ProcessRequest) -> (i32, String) {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let descriptors = ProcessFds {
             init: running.sandbox.pidfd.as_fd(),
@@ -174,10 +180,7 @@ impl Bench {
             stdout: write.try_clone().unwrap(),
             stderr: write,
         };
-        let started = self
-            .launcher
-            .start(&process(&["/bin/sh", "-c", script]), descriptors)
-            .unwrap_or_else(|error| panic!("{}", whole(&error)));
+        let started = self.launcher.start(&request, descriptors).unwrap_or_else(|error| panic!("{}", whole(&error)));
         let mut text = String::new();
         File::from(read).read_to_string(&mut text).unwrap();
         (running.exit_of(started.pid_inside).status, text)
