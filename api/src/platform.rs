@@ -204,9 +204,6 @@ pub struct ReleaseView {
     pub cause: Cause,
     /// When it was made.
     pub created: Timestamp,
-    /// When it began to serve.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub served: Option<Timestamp>,
     /// The names of the variables that differ from those of the release before it in the list.
     pub changed: Vec<String>,
 }

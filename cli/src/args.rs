@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use drowse_api::deployment::AppType;
-use drowse_api::{AppName, TokenId};
+use drowse_api::{AppName, DeploymentId, TokenId};
 
 use crate::exit_codes;
 use crate::terminal::{Color, Format};
@@ -66,6 +66,12 @@ pub enum Command {
     Stop(Change),
     /// Start a stopped or failed app
     Start(Change),
+    /// List the releases of an app: what served, what serves, and why
+    Releases(App),
+    /// Go back to an earlier release: its version and its environment serve again
+    Rollback(Rollback),
+    /// Make a deployment that is kept serve, with the environment of now
+    Promote(Promote),
     /// Remove an app, its deployments and its files
     #[command(visible_alias = "remove")]
     Rm(Remove),
@@ -193,6 +199,31 @@ pub struct Change {
     /// The app [default: made from the current folder's name]
     #[arg(value_name = "APP")]
     pub app: Option<AppName>,
+    /// Do not wait until it is done
+    #[arg(long, short)]
+    pub detach: bool,
+}
+
+/// `rollback`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Version and environment become those of that release; secrets stay as they are now. Nothing is
+built, the release command is not run, and the traffic moves when the new instance is ready.")]
+pub struct Rollback {
+    /// The app, if it is not the current folder's, and the release's number [default: the last different one]
+    #[arg(value_name = "[APP] N", num_args = 0..=2)]
+    pub words: Vec<String>,
+    /// Do not wait until it is done
+    #[arg(long, short)]
+    pub detach: bool,
+}
+
+/// `promote`.
+#[derive(Debug, clap::Args)]
+pub struct Promote {
+    /// The deployment's id, as `drowse info` and `drowse releases` show it
+    #[arg(value_name = "DEPLOYMENT")]
+    pub deployment: DeploymentId,
     /// Do not wait until it is done
     #[arg(long, short)]
     pub detach: bool,

@@ -13,6 +13,8 @@ use crate::terminal::Terminal;
 
 /// Longer than a boot check of 60 s, a drain of 30 s and a stop of 30 s together.
 const PATIENCE: Duration = Duration::from_secs(150);
+/// Between looks: short at first, since a rollback takes a part of a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// How long a change may take to show up in what the controller reports.
@@ -130,7 +132,7 @@ pub async fn wait(
         }
         seen.was_pending |= app.pending.is_some();
         tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep((begun.elapsed() / 4).clamp(FIRST_PAUSE, PAUSE)) => {}
             _ = &mut interrupt => break Err(Failure::Interrupted),
         }
     };

@@ -110,6 +110,8 @@ pub struct Settings {
     pub events: u64,
     /// How many deployments of an app are kept, with the live one and the pending one.
     pub deployments: usize,
+    /// To how many earlier releases of an app it can be rolled back; their deployments are kept.
+    pub releases: usize,
     /// What one instance may use.
     #[serde(deserialize_with = "limits::instance")]
     pub instance: Limits,
@@ -129,6 +131,7 @@ impl Default for Settings {
             grace_seconds: 30,
             events: 10_000,
             deployments: 10,
+            releases: 5,
             instance: Limits::default(),
             build: BuildLimits::default(),
             boot: default_boot(),

@@ -11,7 +11,9 @@ use drowse_api::{AppName, ControllerId, DeploymentId, InstanceId};
 use drowse_store::{Change, Entry, Record, Revision, Store, StoreError, record};
 use jiff::Timestamp;
 
-use crate::model::{App, Build, Counter, Cursor, Deployment, Instance, KnownRouter, Lineage, Stray, Token, User};
+use crate::model::{
+    App, Build, Counter, Cursor, Deployment, Instance, KnownRouter, Lineage, PastRelease, Stray, Token, User,
+};
 
 /// A record and the revision that last changed it.
 #[derive(Debug)]
@@ -274,6 +276,8 @@ tables! {
     apps: App;
     /// Deployments.
     deployments: Deployment;
+    /// Releases that served.
+    past: PastRelease;
     /// Builds.
     builds: Build;
     /// Instances.
@@ -302,6 +306,14 @@ impl Desired {
     pub fn deployments_of(&self, app: &AppName) -> Vec<&Arc<Deployment>> {
         let mut found: Vec<_> = self.deployments.iter().filter(|deployment| deployment.app == *app).collect();
         found.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
+        found
+    }
+
+    /// The earlier releases of an app, newest first.
+    #[must_use]
+    pub fn past_of(&self, app: &AppName) -> Vec<&Arc<PastRelease>> {
+        let mut found: Vec<_> = self.past.iter().filter(|release| release.app == *app).collect();
+        found.sort_by_key(|release| std::cmp::Reverse(release.number));
         found
     }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drowse_api::deployment::{AppType, BuildInput};
+use drowse_api::manifest::Manifest;
+pub use drowse_api::platform::Cause;
 use drowse_api::platform::Wanted;
 use drowse_api::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, NodeName, Problem, TokenId, UserId,
@@ -109,30 +111,47 @@ impl Release {
     }
 }
 
-/// Why a release was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// A new version.
-    Deploy,
-    /// `drowse restart`.
-    Restart,
-    /// The environment was changed.
-    Environment,
-    /// `drowse start`.
-    Start,
+/// Whether a release with this cause may bring another version than the live one.
+#[must_use]
+pub fn brings_a_version(cause: Cause) -> bool {
+    match cause {
+        Cause::Deploy | Cause::Rollback { .. } | Cause::Promote => true,
+        Cause::Restart | Cause::Environment | Cause::Secrets | Cause::Start => false,
+    }
 }
 
-impl Cause {
-    /// As users read it.
+/// A release that served and does no more: what a rollback goes back to. Without secrets: a value
+/// that was replaced or removed is not to come back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PastRelease {
+    /// Its app.
+    pub app: AppName,
+    /// Its number within the app.
+    pub number: u64,
+    /// The version.
+    pub deployment: DeploymentId,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// Why it was made.
+    pub cause: Cause,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When another took its place.
+    pub ended: Timestamp,
+}
+
+impl PastRelease {
+    /// What is kept of `release` of `app`.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deploy => "deploy",
-            Self::Restart => "restart",
-            Self::Environment => "change of environment",
-            Self::Start => "start",
-        }
+    pub fn of(app: &AppName, release: Release, now: Timestamp) -> Self {
+        let Release { number, deployment, env, cause, created, .. } = release;
+        Self { app: app.clone(), number, deployment, env, cause, created, ended: now }
+    }
+
+    /// Whether it is of the same version and environment as `release`.
+    #[must_use]
+    pub fn is_like(&self, release: &Release) -> bool {
+        (&self.deployment, &self.env) == (&release.deployment, &release.env)
     }
 }
 
@@ -160,9 +179,25 @@ impl App {
 
     /// Makes the next release, which takes the place of a pending one.
     pub fn release(&mut self, deployment: DeploymentId, cause: Cause, now: Timestamp) {
+        self.release_with(deployment, self.env.clone(), cause, now);
+    }
+
+    /// As [`release`](Self::release), with an environment that is not the app's own yet.
+    pub fn release_with(
+        &mut self,
+        deployment: DeploymentId,
+        env: BTreeMap<String, String>,
+        cause: Cause,
+        now: Timestamp,
+    ) {
         self.releases += 1;
-        let (number, env) = (self.releases, self.env.clone());
-        self.pending = Some(Release { number, deployment, env, cause, created: now });
+        self.pending = Some(Release { number: self.releases, deployment, env, cause, created: now });
+    }
+
+    /// Whether a pending release may bring another version than the live one.
+    #[must_use]
+    pub fn is_changing_version(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| brings_a_version(pending.cause))
     }
 }
 
@@ -183,6 +218,17 @@ pub struct Deployment {
     pub created: Timestamp,
     /// How far it came.
     pub phase: Phase,
+    /// What its folder pins.
+    #[serde(default)]
+    pub manifest: Manifest,
+}
+
+/// The environment of a version in an app: what its folder pins, and over it what its user set.
+#[must_use]
+pub fn environment(manifest: &Manifest, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut all = manifest.env.clone();
+    all.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all
 }
 
 /// A build on a node. Kept as long as its deployment, for the log.
@@ -358,10 +404,10 @@ pub struct Counter {
 }
 
 macro_rules! record {
-    ($type:ident, $kind:literal, $self:ident => $id:expr) => {
+    ($type:ident, $kind:literal, $version:literal, $self:ident => $id:expr) => {
         impl Record for $type {
             const KIND: &'static str = $kind;
-            const VERSION: u32 = 1;
+            const VERSION: u32 = $version;
             fn id(&$self) -> String {
                 $id
             }
@@ -369,14 +415,15 @@ macro_rules! record {
     };
 }
 
-record!(User, "user", self => self.id.to_string());
-record!(Token, "token", self => self.id.to_string());
-record!(App, "app", self => self.name.to_string());
-record!(Deployment, "deployment", self => self.id.to_string());
-record!(Build, "build", self => self.deployment.to_string());
-record!(Instance, "instance", self => self.id.to_string());
-record!(Cursor, "cursor", self => self.node.to_string());
-record!(Lineage, "lineage", self => "controller".to_owned());
-record!(Stray, "stray", self => self.key());
-record!(KnownRouter, "router", self => self.name.to_string());
-record!(Counter, "counter", self => "events".to_owned());
+record!(User, "user", 1, self => self.id.to_string());
+record!(Token, "token", 1, self => self.id.to_string());
+record!(App, "app", 2, self => self.name.to_string());
+record!(Deployment, "deployment", 2, self => self.id.to_string());
+record!(PastRelease, "release", 1, self => format!("{}.{:010}", self.app, self.number));
+record!(Build, "build", 1, self => self.deployment.to_string());
+record!(Instance, "instance", 1, self => self.id.to_string());
+record!(Cursor, "cursor", 1, self => self.node.to_string());
+record!(Lineage, "lineage", 1, self => "controller".to_owned());
+record!(Stray, "stray", 1, self => self.key());
+record!(KnownRouter, "router", 1, self => self.name.to_string());
+record!(Counter, "counter", 1, self => "events".to_owned());

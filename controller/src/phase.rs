@@ -204,6 +204,12 @@ impl Phase {
         matches!(self, Self::Deploying(_) | Self::Booted(_) | Self::Building(_))
     }
 
+    /// Whether it has its image and its first instance is to be ready.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        matches!(self, Self::Starting(_))
+    }
+
     /// Ended by a newer command before it was ready; one that has ended stays as it is.
     #[must_use]
     pub fn superseded(self, problem: Problem, now: Timestamp) -> Self {

@@ -10,7 +10,7 @@ use drowse_api::{HostName, RunId};
 use tokio::sync::watch;
 
 use crate::desired::Desired;
-use crate::model::{App, Instance, Life};
+use crate::model::{App, Deployment, Instance, Life, Release};
 use crate::phase::Phase;
 use crate::picture::Published;
 
@@ -39,10 +39,17 @@ pub fn hosts(desired: &Desired, domain: &HostName) -> BTreeMap<HostName, Route> 
     for instance in desired.instances.iter() {
         by_app.entry(instance.app.as_str()).or_default().push(instance);
     }
+    let mut by_deployment: BTreeMap<&str, Vec<&Arc<Deployment>>> = BTreeMap::new();
+    for deployment in desired.deployments.iter() {
+        by_deployment.entry(deployment.app.as_str()).or_default().push(deployment);
+    }
     for app in desired.apps.iter() {
         let instances = by_app.get(app.name.as_str()).map_or(&[][..], Vec::as_slice);
         let name = app.name.as_str();
         add(name, app_route(desired, app, instances));
+        for deployment in by_deployment.get(name).into_iter().flatten() {
+            add(&deployment_label(name, deployment.id.as_str()), kept_route(app, deployment));
+        }
         for instance in instances.iter().filter(|instance| instance.life == Life::Serving) {
             let deployment = instance.deployment.as_str();
             add(&instance_label(name, instance.id.as_str()), to(app, &[instance]));
@@ -70,6 +77,34 @@ fn to(app: &App, instances: &[&Arc<Instance>]) -> Route {
 
 fn unavailable(app: &App, code: &str, message: String) -> Route {
     Route::Unavailable { app: app.name.clone(), code: code.to_owned(), message }
+}
+
+/// What a deployment's own address says while nothing serves for it.
+fn kept_route(app: &App, deployment: &Deployment) -> Route {
+    let is_of = |release: &Option<Release>| release.as_ref().is_some_and(|release| release.deployment == deployment.id);
+    let id = &deployment.id;
+    match &deployment.phase {
+        _ if app.wanted == Wanted::Stopped && is_of(&app.live) => {
+            unavailable(app, "stopped", "This app was stopped by its owner.".to_owned())
+        }
+        Phase::BuildError(_) => {
+            unavailable(app, "build-error", format!("Deployment {id} of this app was never built: its build failed."))
+        }
+        Phase::DeploymentError(error) => {
+            let code = error.problem().code.as_str();
+            unavailable(app, code, format!("Deployment {id} of this app failed and does not run."))
+        }
+        _ if is_of(&app.live) || is_of(&app.pending) => {
+            unavailable(app, "starting", format!("Deployment {id} of this app is being started."))
+        }
+        _ => {
+            let message = format!(
+                "Deployment {id} of this app does not serve: another one does. Its owner can bring it back with \
+                 `drowse promote {id}`."
+            );
+            unavailable(app, "not-live", message)
+        }
+    }
 }
 
 fn app_route(desired: &Desired, app: &App, instances: &[&Arc<Instance>]) -> Route {

@@ -11,6 +11,7 @@ mod login;
 mod logs;
 mod ls;
 mod open;
+mod releases;
 mod rm;
 mod token;
 
@@ -45,6 +46,9 @@ pub async fn run(args: Args, terminal: &Terminal) -> Result<(), Failure> {
         Command::Restart(change) => lifecycle::restart(change, client, terminal).await,
         Command::Stop(change) => lifecycle::stop(change, client, terminal).await,
         Command::Start(change) => lifecycle::start(change, client, terminal).await,
+        Command::Releases(app) => releases::list(app, client, terminal).await,
+        Command::Rollback(rollback) => releases::rollback(rollback, client, terminal).await,
+        Command::Promote(promote) => releases::promote(promote, client, terminal).await,
         Command::Rm(remove) => rm::run(remove, client, terminal).await,
         Command::Env(env) => env::run(env, client, terminal).await,
         Command::Token(token) => token::run(token, client, terminal).await,

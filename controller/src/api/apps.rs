@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use axum::Json as Answered;
 use axum::extract::{Path, State};
+use drowse_api::deployment::DeploymentState;
 use drowse_api::event::EventKind;
 use drowse_api::platform::{AppView, EnvPatch, Environment, Wanted};
+use drowse_api::variable::{self, VariableError};
 use drowse_api::{ErrorCode, Problem};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -21,7 +23,8 @@ use crate::phase::{Phase, superseded};
 /// The largest environment, names and values together.
 const MAX_ENV: usize = 256 << 10;
 
-type Accepted = Answer<(StatusCode, Answered<AppView>)>;
+/// What a call that changes an app answers.
+pub(super) type Accepted = Answer<(StatusCode, Answered<AppView>)>;
 
 pub(super) async fn list(caller: Caller, State(api): State<Api>) -> Answered<Vec<AppView>> {
     let desired = api.ledger.desired();
@@ -39,7 +42,7 @@ pub(super) async fn show(
 }
 
 /// Changes an app and answers with what it is then.
-async fn change(
+pub(super) async fn change(
     api: &Api,
     caller: &Caller,
     name: &str,
@@ -51,18 +54,21 @@ async fn change(
     Ok((StatusCode::ACCEPTED, Answered(view)))
 }
 
-fn told(step: Step, app: &App, caller: &Caller, what: &str) -> Step {
+pub(super) fn told(step: Step, app: &App, caller: &Caller, what: &str) -> Step {
     step.told(Fact::new(EventKind::App, format!("{what} by {} ({})", caller.name, caller.by)).app(&app.name))
 }
 
-/// Ends the pending deployment, if a deploy is under way. Its build is cancelled.
+/// Ends the pending deployment, if it was not ready yet. Its build is cancelled.
 pub(super) fn give_up_pending(desired: &Desired, app: &App, by: &str, now: Timestamp) -> Step {
-    let pending = app.pending.as_ref().filter(|release| release.cause == Cause::Deploy);
+    let pending = app.pending.as_ref();
     let deployment = pending.and_then(|release| desired.deployments.get(release.deployment.as_str()));
-    let Some(deployment) = deployment else { return Step::default() };
+    // What was ready once and is on its way again stays what it is.
+    let Some(deployment) = deployment.filter(|found| found.phase.is_building() || found.phase.is_starting()) else {
+        return Step::default();
+    };
     let mut ended = deployment.as_ref().clone();
     ended.phase = ended.phase.superseded(superseded(by), now);
-    let message = format!("superseded by {by}");
+    let message = format!("{}: superseded by {by}", DeploymentState::DeploymentError);
     let fact = Fact::new(EventKind::Deployment, message).deployment(&app.name, &deployment.id);
     let step = Step::new(ended).told(fact);
     match desired.builds.get(deployment.id.as_str()) {
@@ -72,7 +78,7 @@ pub(super) fn give_up_pending(desired: &Desired, app: &App, by: &str, now: Times
 }
 
 /// The step that starts new instances of what is there.
-fn released(desired: &Desired, app: &App, cause: Cause, now: Timestamp) -> Result<Step, Problem> {
+pub(super) fn released(desired: &Desired, app: &App, cause: Cause, now: Timestamp) -> Result<Step, Problem> {
     let deployment = startable(desired, app).ok_or_else(|| {
         let problem = Problem::new(ErrorCode::Conflict, format!("{} has no deployment that can be started", app.name));
         problem.hint("`drowse deploy` makes one")
@@ -81,14 +87,16 @@ fn released(desired: &Desired, app: &App, cause: Cause, now: Timestamp) -> Resul
     next.wanted = Wanted::Running;
     next.problem = None;
     next.release(deployment.id.clone(), cause, now);
-    let step = Step::new(next);
-    Ok(match &deployment.phase {
-        Phase::DeploymentError(error) => match error.retried(now) {
-            Some(starting) => step.and(Deployment { phase: Phase::Starting(starting), ..deployment.as_ref().clone() }),
-            None => step,
-        },
-        _ => step.guarded(deployment.as_ref()),
-    })
+    Ok(retried(Step::new(next), deployment, cause, now))
+}
+
+/// With the deployment that the step's release is of tried again where it had failed.
+pub(super) fn retried(step: Step, deployment: &Deployment, cause: Cause, now: Timestamp) -> Step {
+    let Phase::DeploymentError(error) = &deployment.phase else { return step.guarded(deployment) };
+    let Some(starting) = error.retried(now) else { return step.guarded(deployment) };
+    let next = Deployment { phase: Phase::Starting(starting), ..deployment.clone() };
+    let message = format!("{}: tried again by a {cause}", next.phase.shown(next.app_type).state);
+    step.and(next).told(Fact::new(EventKind::Deployment, message).deployment(&deployment.app, &deployment.id))
 }
 
 /// The live deployment, or the newest that has an image.
@@ -97,19 +105,15 @@ fn startable<'a>(desired: &'a Desired, app: &App) -> Option<&'a Arc<Deployment>>
     live.or_else(|| desired.deployments_of(&app.name).into_iter().find(|found| found.phase.image().is_some()))
 }
 
-/// Whether a deploy is under way, which starts new instances anyway.
-fn is_deploying(app: &App) -> bool {
-    app.pending.as_ref().is_some_and(|pending| pending.cause == Cause::Deploy)
-}
-
 pub(super) async fn restart(caller: Caller, State(api): State<Api>, Path(name): Path<String>) -> Accepted {
     change(&api, &caller, &name, |desired, app| {
         if app.wanted == Wanted::Stopped {
             let problem = Problem::new(ErrorCode::Conflict, format!("{name} is stopped"));
             return Err(problem.hint(format!("`drowse start {name}` starts it")));
         }
-        if is_deploying(app) {
-            return Ok(told(Step::default(), app, &caller, "restart asked for, which the deploy under way is"));
+        if let Some(pending) = app.pending.as_ref().filter(|_| app.is_changing_version()) {
+            let what = format!("restart asked for, which the {} under way is", pending.cause);
+            return Ok(told(Step::default(), app, &caller, &what));
         }
         let step = released(desired, app, Cause::Restart, Timestamp::now())?;
         Ok(told(step, app, &caller, "restart asked for"))
@@ -121,7 +125,7 @@ pub(super) async fn restart(caller: Caller, State(api): State<Api>, Path(name): 
 pub(crate) fn started(desired: &Desired, app: &App, now: Timestamp) -> Result<Step, Problem> {
     let live = app.live.as_ref().and_then(|live| desired.deployments.get(live.deployment.as_str()));
     let is_up = live.is_some_and(|deployment| matches!(deployment.phase, Phase::Ready(_)));
-    if is_deploying(app) || app.wanted == Wanted::Running && (is_up || app.pending.is_some()) {
+    if app.is_changing_version() || app.wanted == Wanted::Running && (is_up || app.pending.is_some()) {
         return Ok(Step::default());
     }
     released(desired, app, Cause::Start, now)
@@ -155,7 +159,11 @@ pub(super) async fn stop(caller: Caller, State(api): State<Api>, Path(name): Pat
 /// The step that removes an app. Its instances belong to nothing then, which is all that the plan
 /// needs to know.
 pub(crate) fn removed(desired: &Desired, app: &App) -> Step {
-    desired.deployments_of(&app.name).into_iter().fold(Step::new(removal(app)), |step, deployment| {
+    let step = desired
+        .past_of(&app.name)
+        .into_iter()
+        .fold(Step::new(removal(app)), |step, release| step.and(removal(release.as_ref())));
+    desired.deployments_of(&app.name).into_iter().fold(step, |step, deployment| {
         let step = step.and(removal(deployment.as_ref()));
         match desired.builds.get(deployment.id.as_str()) {
             Some(build) => step.and(Build { is_unwanted: true, ..Build::clone(build) }),
@@ -191,7 +199,7 @@ pub(super) async fn change_env(
     Path(name): Path<String>,
     Json(patch): Json<EnvPatch>,
 ) -> Answer<Answered<Environment>> {
-    patch.set.iter().try_for_each(|(name, value)| check_variable(name, value))?;
+    patch.set.iter().try_for_each(|(name, value)| variable::check(name, value)).map_err(of_variable)?;
     let vars = api.ledger.update(|desired| {
         let app = caller.app(desired, &name)?;
         let vars = patched(app, &patch)?;
@@ -213,6 +221,7 @@ pub(crate) fn with_env(
     now: Timestamp,
 ) -> Result<Step, Problem> {
     let mut changed = App { env: vars, ..app.clone() };
+    refuse_during_a_rollback(app)?;
     match &app.pending {
         // The deploy under way takes the new environment with it; its build is not repeated.
         Some(pending) => {
@@ -240,19 +249,18 @@ fn patched(app: &App, patch: &EnvPatch) -> Result<BTreeMap<String, String>, Prob
     Ok(vars)
 }
 
-fn check_variable(name: &str, value: &str) -> Result<(), Problem> {
-    let shown: String = name.chars().take(80).collect();
-    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
-    if !is_name {
-        let rule = "letters, digits and _ only, not beginning with a digit";
-        return Err(bad_request(format!("{shown:?} is no name of an environment variable: {rule}")));
+/// A rollback brings an environment of its own: what was changed meanwhile would be lost, or it.
+pub(super) fn refuse_during_a_rollback(app: &App) -> Result<(), Problem> {
+    match app.pending.as_ref().map(|pending| pending.cause) {
+        Some(cause @ Cause::Rollback { .. }) => {
+            let problem = Problem::new(ErrorCode::Conflict, format!("{}: a {cause} is under way", app.name));
+            Err(problem.hint("try again when it has ended"))
+        }
+        _ => Ok(()),
     }
-    if name == "PORT" {
-        return Err(bad_request("PORT is set by the platform: listen on the port it names"));
-    }
-    if value.contains('\0') {
-        return Err(bad_request(format!("the value of {shown} contains a zero byte")));
-    }
-    Ok(())
+}
+
+/// A `bad-request` with the rule that a variable breaks.
+pub(super) fn of_variable(error: VariableError) -> Problem {
+    bad_request(error.to_string())
 }

@@ -13,6 +13,7 @@ use drowse_api::agent::BlobStored;
 use drowse_api::deployment::{AppType, BuildInput};
 use drowse_api::event::EventKind;
 use drowse_api::instance::LogLine;
+use drowse_api::manifest::Manifest;
 use drowse_api::platform::{DeploymentUpdate, DeploymentView, Wanted};
 use drowse_api::routing::RouterStatus;
 use drowse_api::{AppName, DeploymentId, Digest, ErrorCode, NodeName, Problem};
@@ -22,12 +23,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::access::Caller;
-use super::answer::{Answer, Params, parsed};
+use super::answer::{Answer, Params, bad_request, parsed};
 use super::apps::give_up_pending;
 use super::ndjson::{self, Gone, Out};
 use super::{Api, views};
 use crate::desired::{Desired, Fact, Step};
-use crate::model::{App, Build, Cause, Deployment};
+use crate::model::{App, Build, Cause, Deployment, environment};
 use crate::phase::{Deploying, Phase};
 use crate::plan::place;
 
@@ -45,6 +46,20 @@ const ROUTED: Duration = Duration::from_secs(5);
 #[serde(deny_unknown_fields)]
 pub(super) struct Query {
     r#type: AppType,
+    manifest: Option<String>,
+}
+
+/// What a deploy is made of, beside whose it is.
+#[derive(Debug)]
+pub(crate) struct Upload<'a> {
+    /// Its type.
+    pub app_type: AppType,
+    /// What its folder pins.
+    pub manifest: &'a Manifest,
+    /// The node that has the folder.
+    pub node: &'a NodeName,
+    /// The folder.
+    pub source: &'a Digest,
 }
 
 pub(super) async fn deploy(
@@ -57,15 +72,26 @@ pub(super) async fn deploy(
 ) -> Answer<(StatusCode, Answered<DeploymentView>)> {
     let name: AppName = parsed(&name)?;
     check_owner(&api.ledger.desired(), &caller, &name)?;
+    let manifest = manifest(query.manifest.as_deref())?;
     let node = choose_node(&api)?;
     let source = upload(&api, &node, &headers, body).await?;
     let id = DeploymentId::generate();
     let accept = |desired: &Desired| {
         check_owner(desired, &caller, &name)?;
-        Ok(accepted(desired, &caller, &name, query.r#type, &node, &id, &source))
+        let upload = Upload { app_type: query.r#type, manifest: &manifest, node: &node, source: &source };
+        Ok(accepted(desired, &caller, &name, &id, &upload))
     };
     let deployment = api.ledger.update(accept).await?;
     Ok((StatusCode::ACCEPTED, Answered(views::deployment(&api, &deployment))))
+}
+
+/// What the caller says that the folder pins, checked anew.
+fn manifest(text: Option<&str>) -> Result<Manifest, Problem> {
+    let Some(text) = text else { return Ok(Manifest::default()) };
+    let wrong = |what: String| bad_request(format!("the manifest cannot be used: {what}"));
+    let manifest: Manifest = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    manifest.check().map_err(|error| wrong(error.to_string()))?;
+    Ok(manifest)
 }
 
 fn check_owner(desired: &Desired, caller: &Caller, name: &AppName) -> Result<(), Problem> {
@@ -135,12 +161,11 @@ pub(crate) fn accepted(
     desired: &Desired,
     caller: &Caller,
     name: &AppName,
-    app_type: AppType,
-    node: &NodeName,
     id: &DeploymentId,
-    source: &Digest,
+    upload: &Upload<'_>,
 ) -> (Step, Deployment) {
     let now = Timestamp::now();
+    let Upload { app_type, manifest, node, source } = *upload;
     let existing = desired.apps.get(name.as_str());
     let mut app = existing.map_or_else(
         || App {
@@ -170,14 +195,20 @@ pub(crate) fn accepted(
         node: node.clone(),
         created: now,
         phase: Phase::Deploying(Deploying::new(now)),
+        manifest: manifest.clone(),
     };
     let build = Build {
         deployment: id.clone(),
         app: app_name,
         owner,
         node: node.clone(),
-        input: BuildInput { app_type, source: source.clone(), start: None, release: None },
-        env: app.env.clone(),
+        input: BuildInput {
+            app_type,
+            source: source.clone(),
+            start: manifest.start.clone(),
+            release: manifest.release.clone(),
+        },
+        env: environment(manifest, &app.env),
         is_unwanted: false,
     };
     let message = format!("DEPLOYING: {app_type} deploy by {} ({})", caller.name, caller.by);
@@ -196,7 +227,7 @@ pub(super) async fn list(
     Ok(Answered(all.into_iter().map(|deployment| views::deployment(&api, deployment)).collect()))
 }
 
-fn find<'a>(desired: &'a Desired, caller: &Caller, id: &str) -> Result<&'a Arc<Deployment>, Problem> {
+pub(super) fn find<'a>(desired: &'a Desired, caller: &Caller, id: &str) -> Result<&'a Arc<Deployment>, Problem> {
     desired.deployments.get(id).filter(|found| caller.owns(&found.owner)).ok_or_else(|| {
         let shown: String = id.chars().take(80).collect();
         Problem::new(ErrorCode::NotFound, format!("there is no deployment {shown:?}"))

@@ -26,6 +26,7 @@ mod events;
 mod logs;
 pub(crate) mod ndjson;
 mod platform;
+pub(crate) mod releases;
 mod tokens;
 mod views;
 
@@ -67,9 +68,12 @@ pub fn router(api: Api) -> Router {
         .route("/v1/apps/{app}/stop", post(apps::stop))
         .route("/v1/apps/{app}/start", post(apps::start))
         .route("/v1/apps/{app}/env", get(apps::env).patch(apps::change_env))
+        .route("/v1/apps/{app}/releases", get(releases::list))
+        .route("/v1/apps/{app}/rollback", post(releases::rollback))
         .route("/v1/apps/{app}/logs", get(logs::logs))
         .route("/v1/deployments/{id}", get(deploy::show))
         .route("/v1/deployments/{id}/watch", get(deploy::watch))
+        .route("/v1/deployments/{id}/promote", post(releases::promote))
         .route("/v1/events", get(events::events))
         .route("/v1/routes/watch", get(platform::routes))
         .route("/v1/routers/{name}", put(platform::router_status))

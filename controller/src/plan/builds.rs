@@ -92,8 +92,9 @@ fn advanced(deployment: &Deployment, is_building: bool, now: Timestamp) -> Optio
 
 fn built(deployment: &Deployment, image: Digest, now: Timestamp) -> Step {
     let mut next = deployment.clone();
-    let message = format!("its image is {image}");
+    let why = format!("its image is {image}");
     next.phase = next.phase.built(deployment.app_type, image, now);
+    let message = format!("{}: {why}", next.phase.shown(next.app_type).state);
     let fact = Fact::new(EventKind::Deployment, message).deployment(&deployment.app, &deployment.id);
     Step::new(next).told(fact)
 }

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Call, Plan, connected};
 use crate::desired::{Fact, Held, Step, removal};
 use crate::drain::is_drained;
-use crate::model::{App, Deployment, Instance, Life, Release};
+use crate::model::{App, Deployment, Instance, Life, Release, environment};
 use crate::phase::Phase;
 use crate::picture::{NodeView, Picture, Refused};
 
@@ -44,7 +44,9 @@ pub(super) fn plan(picture: &Picture, held: &Held<Instance>, now: Timestamp, pla
         Life::Stopping { reason } => case.stopping(view, reason, plan),
         Life::Stopped | Life::Failed => {
             if !case.is_live() {
-                plan.steps.push(case.to(Life::Removing, instance.epoch.next()));
+                let step = case.to(Life::Removing, instance.epoch.next());
+                let message = format!("instance {} is removed: nothing needs its log any more", instance.id);
+                plan.steps.push(case.told(step, message));
             }
         }
         Life::Removing => case.removing(view, plan),
@@ -117,7 +119,10 @@ impl Case<'_> {
     fn running_as_told(&self, status: &InstanceStatus) -> Option<Step> {
         let (id, epoch) = (&self.instance.id, self.instance.epoch);
         match &status.state {
-            InstanceState::Ready { .. } if self.instance.life == Life::Starting => Some(self.to(Life::Serving, epoch)),
+            InstanceState::Ready { .. } if self.instance.life == Life::Starting => {
+                let message = format!("instance {id} is ready and may serve for release {}", self.instance.release);
+                Some(self.told(self.to(Life::Serving, epoch), message))
+            }
             InstanceState::Stopped { reason } => {
                 let step = self.to(self.instance.life.clone(), epoch.next());
                 Some(self.told(step, format!("instance {id} is started again: {reason}")))
@@ -149,7 +154,7 @@ impl Case<'_> {
             deployment: deployment.id.clone(),
             workload: if is_site { Workload::Site } else { Workload::Web },
             image: image.clone(),
-            env: release.env.clone(),
+            env: environment(&deployment.manifest, &release.env),
             secrets: Secrets::default(),
             limits: self.picture.settings.instance,
             boot: self.boot(app, deployment),
@@ -159,10 +164,12 @@ impl Case<'_> {
 
     /// What was ready once need not show again that it stays.
     fn boot(&self, app: &App, deployment: &Deployment) -> BootCheck {
-        let boot = self.picture.settings.boot.clone();
+        let (boot, asked) = (self.picture.settings.boot.clone(), &deployment.manifest.check);
+        let timeout_seconds = asked.timeout_seconds.unwrap_or(boot.timeout_seconds);
         let settle_milliseconds =
             if matches!(deployment.phase, Phase::Ready(_)) { 0 } else { boot.settle_milliseconds };
-        BootCheck { host: Some(format!("{}.{}", app.name, self.picture.published.domain)), settle_milliseconds, ..boot }
+        let host = Some(format!("{}.{}", app.name, self.picture.published.domain));
+        BootCheck { timeout_seconds, path: asked.path.clone().or(boot.path), host, settle_milliseconds }
     }
 
     fn draining(&self, view: Option<&NodeView>, since: Timestamp) -> Option<Step> {
@@ -184,9 +191,16 @@ impl Case<'_> {
         let status = view.instances.get(&self.instance.id);
         if status.is_none_or(|status| status.state.is_over()) {
             let is_kept = self.is_live() && self.app.is_some_and(|app| app.wanted == Wanted::Stopped);
+            let id = &self.instance.id;
             plan.steps.push(match is_kept {
-                true => self.to(Life::Stopped, self.instance.epoch),
-                false => self.to(Life::Removing, self.instance.epoch.next()),
+                true => {
+                    let step = self.to(Life::Stopped, self.instance.epoch);
+                    self.told(step, format!("instance {id} has ended and is kept for its log: {reason}"))
+                }
+                false => {
+                    let step = self.to(Life::Removing, self.instance.epoch.next());
+                    self.told(step, format!("instance {id} has ended and is removed: {reason}"))
+                }
             });
             return;
         }

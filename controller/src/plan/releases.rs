@@ -12,7 +12,10 @@ use jiff::Timestamp;
 
 use super::{Plan, connected};
 use crate::desired::{Fact, Step, removal};
-use crate::model::{App, Build, Cause, Deployment, Instance, Life, ProcessType, Release, effective_bounds};
+use crate::model::{
+    App, Build, Cause, Deployment, Instance, Life, PastRelease, ProcessType, Release, brings_a_version,
+    effective_bounds,
+};
 use crate::phase::Phase;
 use crate::picture::{Picture, Refused};
 
@@ -91,8 +94,11 @@ fn problem_of(failure: &Failure) -> Problem {
 
 fn promoted(app: &App, pending: &Release, deployment: &Deployment, own: &[&Arc<Instance>], now: Timestamp) -> Step {
     let mut next = app.clone();
-    next.live = next.pending.take();
+    let former = std::mem::replace(&mut next.live, next.pending.take());
     next.problem = None;
+    if matches!(pending.cause, Cause::Rollback { .. }) {
+        next.env.clone_from(&pending.env);
+    }
     let mut ready = deployment.clone();
     ready.phase = ready.phase.ready(now);
     let ids: Vec<_> = own.iter().map(|instance| instance.id.as_str()).collect();
@@ -100,10 +106,17 @@ fn promoted(app: &App, pending: &Release, deployment: &Deployment, own: &[&Arc<I
         "traffic goes to deployment {}, release {} ({}), on {}",
         deployment.id,
         pending.number,
-        pending.cause.as_str(),
+        pending.cause,
         ids.join(", ")
     );
-    let mut step = Step::new(next).told(Fact::new(EventKind::Traffic, message).deployment(&app.name, &deployment.id));
+    let mut step = Step::new(next);
+    // What a restart replaced is no version to go back to.
+    if let Some(former) =
+        former.filter(|former| (&former.deployment, &former.env) != (&pending.deployment, &pending.env))
+    {
+        step = step.and(PastRelease::of(&app.name, former, now));
+    }
+    let mut step = step.told(Fact::new(EventKind::Traffic, message).deployment(&app.name, &deployment.id));
     if ready.phase != deployment.phase {
         let fact = Fact::new(EventKind::Deployment, DeploymentState::Ready.to_string());
         step = step.and(ready).told(fact.deployment(&app.name, &deployment.id));
@@ -124,16 +137,16 @@ fn undone(
         all.iter().any(|instance| live.has(instance) && matches!(instance.life, Life::Serving | Life::Starting))
     });
     let consequence = if is_serving { "; the version before it serves on" } else { "" };
-    let message = format!("the {} failed: {}{consequence}", pending.cause.as_str(), problem.detail);
+    let message = format!("the {} failed: {}{consequence}", pending.cause, problem.detail);
     let fact = Fact::new(EventKind::Traffic, message).deployment(&app.name, &deployment.id);
     let mut next = app.clone();
-    if pending.cause == Cause::Deploy {
+    if brings_a_version(pending.cause) {
         next = next.without_pending(all.iter().copied());
     } else {
         next.pending = None;
     }
     let mut step = Step::default().told(fact);
-    if pending.cause == Cause::Deploy || !is_serving {
+    if pending.cause == Cause::Deploy || !is_serving || matches!(deployment.phase, Phase::Starting(_)) {
         let mut failed = deployment.clone();
         let state = DeploymentState::DeploymentError;
         let message = format!("{state}: {}: {}", problem.code.as_str(), problem.detail);
@@ -198,7 +211,7 @@ fn filled(app: &App, release: &Release, deployment: &Deployment, missing: usize,
     }))
 }
 
-/// Removes the oldest deployments of an app beyond the bound, with their builds.
+/// Removes the oldest releases and deployments of an app beyond their bounds, these with their builds.
 pub(super) fn forget(
     picture: &Picture,
     app: &App,
@@ -206,6 +219,10 @@ pub(super) fn forget(
     instances: &[&Arc<Instance>],
     plan: &mut Plan,
 ) {
+    let past = picture.desired.past_of(&app.name);
+    for release in past.iter().skip(picture.settings.releases) {
+        plan.steps.push(Step::new(removal(release.as_ref())).guarded(app));
+    }
     let Some(excess) = deployments.len().checked_sub(picture.settings.deployments).filter(|excess| *excess > 0) else {
         return;
     };
@@ -213,6 +230,7 @@ pub(super) fn forget(
     let is_used = |deployment: &Deployment| {
         app.live.iter().chain(&app.pending).any(|release| release.deployment == deployment.id)
             || instances.iter().any(|instance| instance.deployment == deployment.id && !instance.life.is_past())
+            || past.iter().any(|release| release.deployment == deployment.id)
     };
     for deployment in deployments.iter().take(excess).filter(|deployment| !is_used(deployment)) {
         let step = Step::new(removal(deployment.as_ref())).guarded(app);

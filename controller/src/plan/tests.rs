@@ -7,6 +7,7 @@ use std::sync::Arc;
 use drowse_api::agent::BuildStatus;
 use drowse_api::deployment::AppType;
 use drowse_api::instance::{Failure, FailureReason, InstanceState, InstanceStatus, OnBootFailure};
+use drowse_api::manifest::Manifest;
 use drowse_api::platform::Wanted;
 use drowse_api::routing::{Route, RouterStatus};
 use drowse_api::{
@@ -19,9 +20,10 @@ use proptest::prelude::*;
 use super::{Call, plan};
 use crate::agent::Learnt;
 use crate::api::access::Caller;
-use crate::api::{apps, deploy};
+use crate::api::deploy::Upload;
+use crate::api::{apps, deploy, releases};
 use crate::config::Settings;
-use crate::desired::{Desired, Step};
+use crate::desired::{Desired, Step, Write};
 use crate::model::{App, Bounds, Life, Lineage};
 use crate::picture::{NodeView, Picture, Published};
 use crate::routes::hosts;
@@ -51,6 +53,9 @@ enum Happening {
     Stop,
     Start,
     Scale(u32),
+    Rollback,
+    /// The oldest deployment is promoted.
+    Promote,
     Remove,
     /// The records are copied.
     Backup,
@@ -60,8 +65,8 @@ enum Happening {
 
 fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     use Happening::{
-        Backup, BootFails, Build, Connect, CrashLoop, Deploy, Disconnect, Ready, Reboot, Remove, Restart, Restore,
-        Round, Router, Scale, Start, Stop, Time,
+        Backup, BootFails, Build, Connect, CrashLoop, Deploy, Disconnect, Promote, Ready, Reboot, Remove, Restart,
+        Restore, Rollback, Round, Router, Scale, Start, Stop, Time,
     };
     let one = prop_oneof![
         30 => Just(Round),
@@ -79,6 +84,8 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => Just(Stop),
         2 => Just(Start),
         1 => (1_u32..4).prop_map(Scale),
+        2 => Just(Rollback),
+        1 => Just(Promote),
         1 => Just(Remove),
         1 => Just(Backup),
         1 => Just(Restore),
@@ -137,7 +144,7 @@ impl World {
                 table: self.desired.revision.0,
                 as_of: self.desired.revision,
             },
-            settings: Arc::new(Settings { deployments: 2, ..Settings::default() }),
+            settings: Arc::new(Settings { deployments: 2, releases: 1, ..Settings::default() }),
         }
     }
 
@@ -149,9 +156,35 @@ impl World {
             if step.keys().any(|key| written.contains(&key)) {
                 continue;
             }
+            self.check_told(&step);
             for write in &step.writes {
                 written.insert(write.key());
                 self.desired.apply(write, revision);
+            }
+        }
+    }
+
+    /// Each transition comes with an event about it.
+    fn check_told(&self, step: &Step) {
+        for write in &step.writes {
+            match write {
+                Write::Deployment(next) => {
+                    let state = next.phase.shown(next.app_type).state;
+                    let before = self.desired.deployments.get(next.id.as_str());
+                    let is_new = before.is_none_or(|before| before.phase.shown(before.app_type).state != state);
+                    let is_told = step.facts.iter().any(|fact| {
+                        fact.deployment.as_ref() == Some(&next.id) && fact.message.starts_with(state.as_str())
+                    });
+                    assert!(!is_new || is_told, "{} becomes {state} untold: {:?}", next.id, step.facts);
+                }
+                Write::Instance(next) => {
+                    let before = self.desired.instances.get(next.id.as_str());
+                    let is_new = before.is_none_or(|before| before.life != next.life);
+                    let is_told = step.facts.iter().any(|fact| fact.instance.as_ref() == Some(&next.id));
+                    let is_marker = matches!(next.life, Life::Removed { .. });
+                    assert!(!is_new || is_told || is_marker, "{} becomes {:?} untold", next.id, next.life);
+                }
+                _ => {}
             }
         }
     }
@@ -303,15 +336,13 @@ impl World {
             }
             Happening::Deploy => {
                 let (id, source) = (DeploymentId::generate(), Digest::from_sha256([2; 32]));
-                let step = deploy::accepted(
-                    &self.desired,
-                    &self.caller,
-                    &shop(),
-                    AppType::Python,
-                    &self.node.clone(),
-                    &id,
-                    &source,
-                );
+                let upload = Upload {
+                    app_type: AppType::Python,
+                    manifest: &Manifest::default(),
+                    node: &self.node,
+                    source: &source,
+                };
+                let step = deploy::accepted(&self.desired, &self.caller, &shop(), &id, &upload);
                 self.commit(vec![step.0]);
             }
             Happening::Restart => self
@@ -320,6 +351,13 @@ impl World {
             Happening::Start => self.command(|desired, app| apps::started(desired, app, now)),
             Happening::Scale(count) => self
                 .command(|_, app| Ok(Step::new(App { scale: Some(Bounds { min: count, max: count }), ..app.clone() }))),
+            Happening::Rollback => {
+                self.command(|desired, app| releases::rolled_back(desired, app, None, now).map(|step| step.0));
+            }
+            Happening::Promote => self.command(|desired, app| {
+                let oldest = desired.deployments_of(&app.name).pop().cloned();
+                oldest.map_or(Ok(Step::default()), |oldest| releases::promoted(desired, app, &oldest, now))
+            }),
             Happening::Backup => self.backup = self.desired.clone(),
             Happening::Restore => {
                 self.desired = self.backup.clone();
@@ -361,10 +399,17 @@ impl World {
         let Some(app) = self.desired.apps.get("shop") else {
             prop_assert!(self.instances.is_empty() && self.builds.is_empty(), "a removed app left something");
             prop_assert_eq!(self.desired.deployments.iter().count() + self.desired.builds.iter().count(), 0);
+            prop_assert_eq!(self.desired.past.iter().count(), 0);
             return Ok(());
         };
         prop_assert!(app.pending.is_none());
-        prop_assert!(self.desired.deployments.iter().count() <= 4, "old deployments are kept");
+        prop_assert!(self.desired.deployments.iter().count() <= 5, "old deployments are kept");
+        let past = self.desired.past_of(&app.name);
+        prop_assert!(past.len() <= 1, "old releases are kept");
+        for release in past {
+            let kept = self.desired.deployments.get(release.deployment.as_str());
+            prop_assert!(kept.is_some_and(|found| found.phase.image().is_some()), "a release that cannot serve again");
+        }
         for id in self.builds.keys() {
             prop_assert!(self.desired.deployments.get(id.as_str()).is_some(), "a build of nothing");
         }

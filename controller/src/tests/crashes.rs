@@ -11,6 +11,7 @@ use drowse_api::agent::InstancesPicture;
 use drowse_api::client::Client;
 use drowse_api::deployment::AppType;
 use drowse_api::instance::{Failure, FailureReason};
+use drowse_api::manifest::Manifest;
 use drowse_api::platform::Wanted;
 use drowse_api::routing::Route;
 use drowse_api::{AppName, DeploymentId, Digest, Problem, UserId};
@@ -22,7 +23,8 @@ use proptest::prelude::*;
 use super::{config, node_name};
 use crate::agent::execute;
 use crate::api::access::Caller;
-use crate::api::{apps, deploy};
+use crate::api::deploy::Upload;
+use crate::api::{apps, deploy, releases};
 use crate::config::Config;
 use crate::desired::{Desired, Step};
 use crate::ledger::Ledger;
@@ -40,6 +42,9 @@ enum Command {
     Environment,
     Stop,
     Start,
+    Rollback,
+    RollbackThatNeverListens,
+    Promote,
 }
 
 /// A controller without tasks.
@@ -121,7 +126,7 @@ impl World {
         let name = shop();
         let failure = Failure { reason: FailureReason::TimeoutError, detail: "nothing listens".into(), log: vec![] };
         self.agent.script_boots(match command {
-            Command::DeployThatNeverListens => BootScript::Fail(failure),
+            Command::DeployThatNeverListens | Command::RollbackThatNeverListens => BootScript::Fail(failure),
             _ => BootScript::Ready,
         });
         let id = DeploymentId::generate();
@@ -131,14 +136,26 @@ impl World {
             let step = match (command, app) {
                 (Command::Deploy | Command::DeployThatNeverListens, _) => {
                     let source = Digest::from_sha256([7; 32]);
-                    let query = (AppType::Python, &node_name(), &id, &source);
-                    deploy::accepted(desired, &self.caller, &name, query.0, query.1, query.2, &source).0
+                    let upload = Upload {
+                        app_type: AppType::Python,
+                        manifest: &Manifest::default(),
+                        node: &node_name(),
+                        source: &source,
+                    };
+                    deploy::accepted(desired, &self.caller, &name, &id, &upload).0
                 }
                 (Command::Environment, Some(app)) => {
                     apps::with_env(desired, &app, [("A".into(), id.to_string())].into(), now)?
                 }
                 (Command::Stop, Some(app)) => apps::stopped(desired, &app, now),
                 (Command::Start, Some(app)) => apps::started(desired, &app, now)?,
+                (Command::Rollback | Command::RollbackThatNeverListens, Some(app)) => {
+                    releases::rolled_back(desired, &app, None, now)?.0
+                }
+                (Command::Promote, Some(app)) => {
+                    let oldest = desired.deployments_of(&app.name).pop().cloned();
+                    oldest.map_or(Ok(Step::default()), |oldest| releases::promoted(desired, &app, &oldest, now))?
+                }
                 (_, None) => Step::default(),
             };
             Ok((step, ()))
@@ -221,6 +238,9 @@ fn moments() -> impl Strategy<Value = Vec<Moment>> {
         2 => Just(Command::Environment),
         1 => Just(Command::Stop),
         1 => Just(Command::Start),
+        2 => Just(Command::Rollback),
+        1 => Just(Command::RollbackThatNeverListens),
+        1 => Just(Command::Promote),
     ];
     let moment = prop_oneof![
         20 => Just(Moment::Act),

@@ -25,6 +25,7 @@ mod access;
 mod crashes;
 mod deploys;
 mod lives;
+mod releases;
 mod restores;
 
 fn node_name() -> NodeName {
