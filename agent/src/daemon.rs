@@ -93,6 +93,10 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Start
     move |source| StartError::Io { action, path, source }
 }
 
+/// How long the lock of an agent that is gone is waited for: a program that it was just starting has its
+/// descriptors until it executes.
+const LAST_BREATH: Duration = Duration::from_secs(5);
+
 /// That this is the only agent on its `run_dir`, for as long as it lives.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "the lock is the open file")] File);
@@ -120,9 +124,14 @@ pub fn lock(config: &Config) -> Result<Lock, StartError> {
     let path = config.run_dir.join("lock");
     let mut file =
         File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(io("open", &path))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let began = std::time::Instant::now();
+    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-        return Err(StartError::AlreadyRunning { run_dir: config.run_dir.clone(), pid });
+        let is_alive = !pid.is_empty() && Path::new("/proc").join(&pid).exists();
+        if is_alive || began.elapsed() > LAST_BREATH {
+            return Err(StartError::AlreadyRunning { run_dir: config.run_dir.clone(), pid });
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io("write", &path))?;
     Ok(Lock(file))

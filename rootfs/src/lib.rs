@@ -11,6 +11,9 @@ pub mod archive;
 pub mod bundle;
 mod capture;
 mod digest;
+#[cfg(any(test, feature = "hostile"))]
+pub mod hostile;
+mod json;
 pub mod overlay;
 pub mod stacks;
 pub mod store;

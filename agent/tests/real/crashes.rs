@@ -54,8 +54,8 @@ impl Case {
         // The server forks for each connection, the boot check's too: a child of it ends by itself, a second
         // copy does not.
         let began = Instant::now();
-        while self.inside().len() != 2 {
-            assert!(began.elapsed() < LIMIT, "{points}: init and one copy of the app, not {:?}", self.inside());
+        while self.agent.inside().len() != 2 {
+            assert!(began.elapsed() < LIMIT, "{points}: init and one copy of the app, not {:?}", self.agent.inside());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(visit(&ready).await, "hello\n", "{points}");
@@ -120,7 +120,7 @@ impl Case {
     }
 
     fn left(&self, address: SocketAddr) -> Vec<String> {
-        let mut left: Vec<String> = self.inside().iter().map(|pid| format!("process {pid}")).collect();
+        let mut left: Vec<String> = self.agent.inside().iter().map(|pid| format!("process {pid}")).collect();
         for folder in [self.agent.data("instances"), self.agent.folder.path().join("run/instances")] {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| entry.path().display().to_string()));
@@ -133,17 +133,6 @@ impl Case {
         let table = self.agent.table();
         left.extend(table.contains(&address.ip().to_string()).then_some(table));
         left
-    }
-
-    /// Processes that see an instance's files, whatever group they are in.
-    fn inside(&self) -> Vec<i32> {
-        let files = self.agent.data("instances").display().to_string();
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let sees = |pid: &i32| {
-            std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(&files))
-        };
-        pids.filter(sees).collect()
     }
 
     /// Dies at the first passing of a point, at the second and so on, until it is not passed so often.

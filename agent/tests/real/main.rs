@@ -4,6 +4,8 @@
 mod bundles;
 mod cleanup;
 mod crashes;
+mod endure;
+mod hostile;
 mod support;
 
 use drowse_api::ErrorCode;
@@ -153,6 +155,24 @@ async fn a_damaged_record_is_set_aside_and_what_it_owned_is_removed() {
     std::fs::write(&record, text).unwrap();
     agent.restart().await;
     assert_eq!(agent.until_ready("good").await, good);
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_was_just_starting_does_not_keep_the_next_one_away() {
+    let Some(mut agent) = Agent::start(8).await else { return };
+    let path = agent.folder.path().join("run/lock");
+    agent.kill();
+    // As a program that has the agent's descriptors still, since it did not execute yet.
+    let lock = std::fs::File::options().write(true).open(&path).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    agent.spawn(None);
+    let began = std::time::Instant::now();
+    while !agent.has_open(&path) {
+        assert!(began.elapsed() < support::LIMIT && !agent.has_died(), "{}", agent.log());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    drop(lock);
+    agent.answers().await;
 }
 
 #[tokio::test]

@@ -149,8 +149,14 @@ impl Agent {
     /// Starts the agent and waits until it answers.
     pub async fn restart(&mut self) {
         self.spawn(None);
+        self.answers().await;
+    }
+
+    /// Waits until the agent answers.
+    pub async fn answers(&mut self) {
         let began = Instant::now();
         while self.client.get::<drowse_api::agent::NodeInfo>("/v1/node").await.is_err() {
+            assert!(!self.has_died(), "it ended by itself:\n{}", self.log());
             assert!(began.elapsed() < LIMIT, "never answered:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -189,7 +195,12 @@ impl Agent {
     /// The image that a folder becomes.
     pub async fn build(&self, id: &str, app_type: AppType, path: &Path) -> Result<Digest, Problem> {
         let packed = Command::new("tar").arg("-C").arg(path).args(["-czf", "-", "."]).output().expect("tar runs");
-        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(packed.stdout))]);
+        self.build_of(id, app_type, packed.stdout).await
+    }
+
+    /// The image that an archive becomes.
+    pub async fn build_of(&self, id: &str, app_type: AppType, archive: Vec<u8>) -> Result<Digest, Problem> {
+        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(archive))]);
         let stored: BlobStored = self.client.upload(Method::POST, "/v1/blobs", body).await?;
         let request = BuildRequest {
             controller: None,
@@ -221,21 +232,7 @@ impl Agent {
         image: &Digest,
         workload: Workload,
     ) -> Result<InstanceStatus, Problem> {
-        let spec = InstanceSpec {
-            controller: None,
-            id: InstanceId::parse(id).expect("an id"),
-            epoch: Epoch(epoch),
-            user: UserId::parse("user").expect("an id"),
-            app: AppName::parse("test-app").expect("a name"),
-            deployment: DeploymentId::parse("first").expect("an id"),
-            workload,
-            image: image.clone(),
-            env: BTreeMap::new(),
-            secrets: Secrets::default(),
-            limits: Limits { memory: drowse_api::MemoryBytes::mib(64), ..Limits::default() },
-            boot: BootCheck { timeout_seconds: 10, ..BootCheck::default() },
-            on_boot_failure: OnBootFailure::Fail,
-        };
+        let spec = spec(id, epoch, image, workload);
         self.client.call(Method::PUT, &format!("/v1/instances/{id}"), Some(&spec)).await
     }
 
@@ -307,6 +304,47 @@ impl Agent {
         String::from_utf8_lossy(&list.expect("nft runs").stdout).into_owned()
     }
 
+    /// The agent's pid.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Whether the agent has this file open.
+    pub fn has_open(&self, path: &Path) -> bool {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten().flatten();
+        entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|target| target == path)
+    }
+
+    /// Processes that see an instance's files, whatever group they are in.
+    pub fn inside(&self) -> Vec<i32> {
+        let files = self.data("instances").display().to_string();
+        let processes = std::fs::read_dir("/proc").expect("reads").flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let sees = |pid: &i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(&files))
+        };
+        pids.filter(sees).collect()
+    }
+
+    /// Every file and folder of the agent, but for its log and its events, which have bounds of their own.
+    pub fn files(&self) -> Vec<String> {
+        let root = self.folder.path();
+        let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                // What is in a layer belongs to the layer.
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !folder.ends_with("layers") {
+                    folders.push(path.clone());
+                }
+                found.push(path.strip_prefix(root).expect("is below").display().to_string());
+            }
+        }
+        found.retain(|path| path != "log" && path != "data/events");
+        found.sort();
+        found
+    }
+
     /// Control groups of single instances, in every hierarchy.
     pub fn groups(&self) -> Vec<String> {
         let root = self.value("cgroup_root");
@@ -342,6 +380,25 @@ impl Drop for Agent {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             assert_eq!(self.traces(), Vec::<String>::new());
         }
+    }
+}
+
+/// An instance of the one app that these tests know.
+pub fn spec(id: &str, epoch: u64, image: &Digest, workload: Workload) -> InstanceSpec {
+    InstanceSpec {
+        controller: None,
+        id: InstanceId::parse(id).expect("an id"),
+        epoch: Epoch(epoch),
+        user: UserId::parse("user").expect("an id"),
+        app: AppName::parse("test-app").expect("a name"),
+        deployment: DeploymentId::parse("first").expect("an id"),
+        workload,
+        image: image.clone(),
+        env: BTreeMap::new(),
+        secrets: Secrets::default(),
+        limits: Limits { memory: drowse_api::MemoryBytes::mib(64), ..Limits::default() },
+        boot: BootCheck { timeout_seconds: 10, ..BootCheck::default() },
+        on_boot_failure: OnBootFailure::Fail,
     }
 }
 

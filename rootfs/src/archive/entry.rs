@@ -7,6 +7,8 @@ use tar::EntryType;
 
 use super::{ArchiveError, EntryPath, Exceeded, Limits, pax};
 
+const PAX_MALFORMED: &str = "its pax header is malformed";
+
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -83,7 +85,10 @@ pub fn for_each_entry<E: From<ArchiveError>>(
             EntryType::GNULongName => Some(&mut extensions.long_path),
             EntryType::GNULongLink => Some(&mut extensions.long_link),
             EntryType::XHeader => Some(&mut extensions.pax),
-            EntryType::XGlobalHeader => continue,
+            EntryType::XGlobalHeader => {
+                check_for_all(&mut raw, limits)?;
+                continue;
+            }
             _ => None,
         };
         if let Some(slot) = slot {
@@ -116,6 +121,26 @@ fn read_extension(raw: &mut tar::Entry<'_, impl Read>, limits: Limits) -> Result
     Ok(bytes)
 }
 
+/// A header for all entries that come says nothing that is used; what would change an entry to readers who
+/// do use it is refused.
+fn check_for_all(raw: &mut tar::Entry<'_, impl Read>, limits: Limits) -> Result<(), ArchiveError> {
+    let name = raw.path_bytes().into_owned();
+    let header = read_extension(raw, limits)?;
+    for record in pax::records(&header) {
+        let (key, _) = record.ok_or_else(|| ArchiveError::refused(&name, PAX_MALFORMED))?;
+        if is_decisive(key) {
+            let reason = "a pax header for all entries may not give them a name, a link or a size";
+            return Err(ArchiveError::refused(&name, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Keys that decide which entry it is, and where the next one begins.
+fn is_decisive(key: &[u8]) -> bool {
+    matches!(key, b"path" | b"linkpath" | b"size") || key.starts_with(b"GNU.sparse.")
+}
+
 fn until_nul(bytes: Vec<u8>) -> Vec<u8> {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
@@ -130,12 +155,10 @@ fn or_zero<T: Default>(field: &[u8], number: std::io::Result<T>) -> Result<T, Ar
 
 fn read_entry(raw: &tar::Entry<'_, impl Read>, extensions: Extensions) -> Result<Entry, ArchiveError> {
     let header = raw.header();
-    let mut name = extensions.long_path.map_or_else(|| header.path_bytes().into_owned(), until_nul);
-    let mut link = extensions
-        .long_link
-        .map(until_nul)
-        .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
-        .unwrap_or_default();
+    let (long_path, long_link) = (extensions.long_path.map(until_nul), extensions.long_link.map(until_nul));
+    let mut name = long_path.clone().unwrap_or_else(|| header.path_bytes().into_owned());
+    let mut link =
+        long_link.clone().or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
     let shown_name = name.clone();
     let refuse = |reason| ArchiveError::refused(&shown_name, reason);
     let old = header.as_old();
@@ -145,14 +168,28 @@ fn read_entry(raw: &tar::Entry<'_, impl Read>, extensions: Extensions) -> Result
     let mut mtime = or_zero(&old.mtime, header.mtime())?.cast_signed();
     let mut xattrs = Vec::new();
     let pax_header = extensions.pax.unwrap_or_default();
+    let mut decisive = Vec::new();
     for record in pax::records(&pax_header) {
-        let (key, value) = record.ok_or_else(|| refuse("its pax header is malformed"))?;
+        let (key, value) = record.ok_or_else(|| refuse(PAX_MALFORMED))?;
+        if is_decisive(key) {
+            // Of two readers one takes the first and the other the last.
+            if decisive.contains(&key) {
+                return Err(refuse("its pax header says one thing twice"));
+            }
+            decisive.push(key);
+        }
         let number = || {
             let text = std::str::from_utf8(value).unwrap_or_default();
             let whole = text.split('.').next().unwrap_or_default();
             whole.parse::<i64>().map_err(|_| refuse("its pax header holds a number that is none"))
         };
         match key {
+            b"path" if long_path.as_deref().is_some_and(|other| other != value) => {
+                return Err(refuse("its headers give two names"));
+            }
+            b"linkpath" if long_link.as_deref().is_some_and(|other| other != value) => {
+                return Err(refuse("its headers give two link targets"));
+            }
             b"path" => name = value.to_vec(),
             b"linkpath" => link = value.to_vec(),
             b"uid" => uid = number()?.try_into().map_err(|_| refuse("its owner is negative"))?,
@@ -198,9 +235,14 @@ fn read_entry(raw: &tar::Entry<'_, impl Read>, extensions: Extensions) -> Result
         path,
         kind,
         mode: or_zero(&old.mode, header.mode())? & 0o7777,
-        uid: uid.try_into().map_err(|_| refuse("its owner is larger than any user id"))?,
-        gid: gid.try_into().map_err(|_| refuse("its group is larger than any group id"))?,
+        uid: id(uid).ok_or_else(|| refuse("its owner is larger than any user id"))?,
+        gid: id(gid).ok_or_else(|| refuse("its group is larger than any group id"))?,
         mtime,
         xattrs,
     })
+}
+
+/// A user or group id; the highest number is none (it means "leave as it is" to the kernel).
+fn id(number: u64) -> Option<u32> {
+    u32::try_from(number).ok().filter(|id| *id != u32::MAX)
 }

@@ -29,6 +29,9 @@ pub enum ArchiveError {
     /// A cap was reached.
     #[error("the archive is refused: {0}")]
     Exceeded(Exceeded),
+    /// A format that is not read.
+    #[error("the archive is packed with {0}: send it as plain tar, gzip or zstd")]
+    Packed(&'static str),
     /// It ended, or broke, in the middle.
     #[error("cannot read the archive")]
     Read(#[source] std::io::Error),

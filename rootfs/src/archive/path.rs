@@ -1,4 +1,4 @@
-//! The name of an entry: relative, without dot-dot, short enough for the kernel.
+//! The name of an entry: relative, without dot-dot, short enough for the kernel, and not too deep.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -11,6 +11,9 @@ use super::{ArchiveError, shown};
 const LONGEST_PATH: usize = 4095;
 /// The longest name of one folder or file (limits.h, `NAME_MAX`).
 const LONGEST_NAME: usize = 255;
+
+/// The most folders in one another: whoever walks a tree holds a descriptor and a stack frame for each.
+const DEEPEST: usize = 256;
 
 /// A checked name: components joined by single slashes; empty for the archive's root itself.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +33,7 @@ impl EntryPath {
             return refuse("its name holds a NUL");
         }
         let mut path = Vec::with_capacity(raw.len());
+        let mut depth = 0;
         for component in raw.split(|byte| *byte == b'/') {
             match component {
                 b"" | b"." => continue,
@@ -41,6 +45,10 @@ impl EntryPath {
                 path.push(b'/');
             }
             path.extend_from_slice(component);
+            depth += 1;
+        }
+        if depth > DEEPEST {
+            return refuse("it is more than 256 folders deep");
         }
         if path.len() > LONGEST_PATH {
             return refuse("its name has more than 4095 bytes");

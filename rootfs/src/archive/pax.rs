@@ -17,7 +17,9 @@ pub(super) fn records(mut header: &[u8]) -> impl Iterator<Item = Option<(&[u8], 
 
 fn cut(header: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = header.iter().take(12).position(|byte| *byte == b' ')?;
-    let length: usize = std::str::from_utf8(&header[..space]).ok()?.parse().ok()?;
+    // Digits alone: a sign is a number to some readers and none to others.
+    let digits = std::str::from_utf8(&header[..space]).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    let length: usize = digits.parse().ok()?;
     if length > header.len() || length < space + 2 {
         return None;
     }

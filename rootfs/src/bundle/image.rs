@@ -11,8 +11,9 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::check::IDS;
-use super::{AllowList, BundleError, Refusal, Refusals, check, json, read};
-use crate::archive::{ArchiveError, Limits, decompressed};
+use super::{AllowList, BundleError, Refusal, Refusals, check, read};
+use crate::archive::{Limits, decompressed};
+use crate::json;
 use crate::overlay::IdRange;
 use crate::store::{Image, ImageStore, StoreError};
 use crate::unpack::{self, Policy};
@@ -40,7 +41,7 @@ impl ImageStore {
     /// [`StoreError::Archive`] with the entry that is refused; as [`import_bundle`](Self::import_bundle).
     pub fn import_bundle_archive(&self, archive: File, allow: &AllowList) -> Result<Digest, StoreError> {
         let folder = self.temporary_folder()?;
-        let stream = decompressed(archive, Limits::UPLOAD).map_err(ArchiveError::from)?;
+        let stream = decompressed(archive, Limits::UPLOAD)?;
         unpack::unpack(stream, folder.path(), Policy::Bundle, Limits::UPLOAD).map_err(StoreError::Archive)?;
         self.import_bundle(folder.path(), allow)
     }

@@ -9,7 +9,6 @@
 mod check;
 mod defaults;
 mod image;
-mod json;
 mod merge;
 mod notes;
 
@@ -20,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, Spec};
 
+use crate::json;
 use crate::overlay::IdRange;
 
 pub use check::{Refusal, Refusals, check};

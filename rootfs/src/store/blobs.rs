@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 use super::error::At;
 use super::{ImageStore, StoreError};
 use crate::digest::{self, Hashed};
+use crate::json;
 
 /// The largest manifest, index or configuration that is read (as registries limit them).
 pub(crate) const LARGEST_DOCUMENT: u64 = 4 << 20;
@@ -139,6 +140,6 @@ impl ImageStore {
         if found != *digest {
             return Err(StoreError::WrongDigest { expected: digest.clone(), found });
         }
-        serde_json::from_slice(&bytes).map_err(|source| StoreError::Malformed { path, what, source })
+        json::parse(&bytes).map_err(|source| StoreError::Malformed { path, what, source })
     }
 }

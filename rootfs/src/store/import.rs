@@ -15,7 +15,8 @@ use super::blobs::LARGEST_DOCUMENT;
 use super::error::At;
 use super::index::{own_digest, reference};
 use super::{ImageStore, StoreError};
-use crate::archive::{ArchiveError, Limits, decompressed};
+use crate::archive::{Limits, decompressed};
+use crate::json;
 use crate::unpack::{self, Policy};
 
 /// The largest layer that is taken, compressed.
@@ -36,7 +37,7 @@ impl ImageStore {
         }
         let folder = self.temporary_folder()?;
         let archive = File::open(path).at("open", path)?;
-        let stream = decompressed(archive, Limits::LAYER).map_err(ArchiveError::from)?;
+        let stream = decompressed(archive, Limits::LAYER)?;
         unpack::unpack(stream, folder.path(), Policy::Upload { owner: 0 }, Limits::LAYER)
             .map_err(StoreError::Archive)?;
         self.import_folder(folder.path(), path, reference)
@@ -56,6 +57,7 @@ impl ImageStore {
                 return self.import_image(&source, &descriptor);
             }
             let digest = self.copy_blob(&source, &descriptor, LARGEST_DOCUMENT)?;
+            self.is_what_it_says(&source, &digest, &descriptor)?;
             let index: ImageIndex = self.document(&digest, "image index")?;
             descriptor = source.choose(&index, None)?;
         }
@@ -64,6 +66,7 @@ impl ImageStore {
 
     fn import_image(&self, source: &Source, descriptor: &Descriptor) -> Result<Digest, StoreError> {
         let digest = self.copy_blob(source, descriptor, LARGEST_DOCUMENT)?;
+        self.is_what_it_says(source, &digest, descriptor)?;
         let manifest: ImageManifest = self.document(&digest, "image manifest")?;
         self.copy_blob(source, manifest.config(), LARGEST_DOCUMENT)?;
         for layer in manifest.layers() {
@@ -75,6 +78,23 @@ impl ImageStore {
         Ok(self.image(&digest)?.digest)
     }
 
+    /// Refuses a document that is a manifest to one reader and an index to another.
+    fn is_what_it_says(&self, source: &Source, digest: &Digest, descriptor: &Descriptor) -> Result<(), StoreError> {
+        let document: serde_json::Value = self.document(digest, "image manifest or index")?;
+        let is_both = document.get("manifests").is_some()
+            && ["config", "layers"].iter().any(|field| document.get(field).is_some());
+        if is_both {
+            return Err(source.unfit(format!("{digest} is a manifest and an index at once")));
+        }
+        match document.get("mediaType") {
+            Some(own) if own.as_str() != Some(descriptor.media_type().as_ref()) => Err(source.unfit(format!(
+                "{digest} calls itself {own}, and is referred to as {:?}",
+                descriptor.media_type().to_string()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn copy_blob(&self, source: &Source, descriptor: &Descriptor, limit: u64) -> Result<Digest, StoreError> {
         let digest = own_digest(descriptor.digest())?;
         if self.has_blob(&digest) {
@@ -84,7 +104,13 @@ impl ImageStore {
             return Err(source.unfit(format!("its blob {digest} is larger than allowed")));
         }
         let name = format!("blobs/sha256/{}", digest.hex());
-        self.put_blob(source.file(&name)?, Some(&digest), descriptor.size())?;
+        let file = source.file(&name)?;
+        let size = file.metadata().at("look at", &source.shown.join(&name))?.len();
+        if size != descriptor.size() {
+            let announced = descriptor.size();
+            return Err(source.unfit(format!("its blob {digest} has {size} bytes, and is said to have {announced}")));
+        }
+        self.put_blob(file, Some(&digest), size)?;
         Ok(digest)
     }
 }
@@ -122,7 +148,7 @@ impl Source {
         let path = self.shown.join(name);
         let mut bytes = Vec::new();
         self.file(name)?.take(LARGEST_DOCUMENT).read_to_end(&mut bytes).at("read", &path)?;
-        serde_json::from_slice(&bytes).map_err(|source| StoreError::Malformed { path, what, source })
+        json::parse(&bytes).map_err(|source| StoreError::Malformed { path, what, source })
     }
 
     /// The manifest of this name, or the only one, or this machine's.
@@ -138,10 +164,14 @@ impl Source {
                 .as_ref()
                 .is_some_and(|platform| *platform.os() == Os::Linux && *platform.architecture() == Arch::default())
         };
-        match (named.iter().find(here), name) {
-            (Some(found), _) => Ok((*found).clone()),
-            (None, Some(name)) if named.is_empty() => Err(self.unfit(format!("it has no image named {name:?}"))),
-            (None, _) => {
+        let fitting: Vec<_> = named.iter().filter(here).collect();
+        match (&fitting[..], name) {
+            ([found, others @ ..], _) if others.iter().all(|other| other.digest() == found.digest()) => {
+                Ok((**found).clone())
+            }
+            ([_, ..], Some(name)) => Err(self.unfit(format!("it has several images named {name:?} for this machine"))),
+            ([], Some(name)) if named.is_empty() => Err(self.unfit(format!("it has no image named {name:?}"))),
+            _ => {
                 let names: Vec<&str> = index.manifests().iter().filter_map(reference).collect();
                 Err(self.unfit(format!("choose one of its images by name: {}", names.join(", "))))
             }

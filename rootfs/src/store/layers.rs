@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::error::At;
 use super::{Image, ImageStore, Layer, StoreError};
-use crate::archive::{ArchiveError, Limits, decompressed};
+use crate::archive::{Limits, decompressed};
 use crate::capture::{self, Rules};
 use crate::digest::Hashed;
 use crate::overlay::IdRange;
@@ -60,7 +60,7 @@ impl ImageStore {
         std::os::unix::fs::PermissionsExt::set_mode(&mut plain, 0o755);
         fs::set_permissions(&root, plain).at("set the mode of", &root)?;
         std::os::unix::fs::chown(&root, Some(owner), Some(owner)).at("give away", &root)?;
-        let stream = decompressed(archive, Limits::UPLOAD).map_err(ArchiveError::from)?;
+        let stream = decompressed(archive, Limits::UPLOAD)?;
         unpack::unpack(stream, &root, Policy::Upload { owner }, Limits::UPLOAD).map_err(StoreError::Archive)?;
         // Unpacking dated it: the same upload must be the same layer, whenever it comes.
         rustix::fs::utimensat(CWD, &root, &epoch(), rustix::fs::AtFlags::empty()).at("date", &root)?;
@@ -113,8 +113,8 @@ impl ImageStore {
         fs::create_dir(&root).at("make", &root)?;
         fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).at("set the mode of", &root)?;
         let refused = |source: UnpackError| StoreError::Unpack { layer: layer.blob.clone(), source };
-        let stream = decompressed(self.open_blob(&layer.blob)?, Limits::LAYER)
-            .map_err(|error| refused(ArchiveError::from(error).into()))?;
+        let stream =
+            decompressed(self.open_blob(&layer.blob)?, Limits::LAYER).map_err(|error| refused(error.into()))?;
         let mut stream = Hashed::new(stream);
         unpack::unpack(&mut stream, &root, Policy::Layer, Limits::LAYER).map_err(refused)?;
         let (_, found, _) = stream.finish();

@@ -140,6 +140,8 @@ fn empty(folder: &Path) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod sweeps;
 #[cfg(test)]
 mod tests;

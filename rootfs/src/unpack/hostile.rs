@@ -1,12 +1,12 @@
-//! Archives that try to get out, to fill the disk, or to give power to files.
+//! What archives may hold and what becomes of it: powers that are taken away, caps that hold. What is refused
+//! is in [`crate::hostile`].
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use proptest::prelude::*;
 use tar::EntryType;
 use tempfile::TempDir;
 
@@ -15,13 +15,13 @@ use crate::archive::{ArchiveError, Exceeded, Limits, decompressed};
 use crate::testing::{Archive, is_root, picture};
 
 /// A folder to unpack into, beside one that must not change.
-struct Arena {
+pub(super) struct Arena {
     folder: TempDir,
     before: BTreeMap<PathBuf, String>,
 }
 
 impl Arena {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir_all(folder.path().join("root")).expect("a folder");
         fs::create_dir_all(folder.path().join("outside/folder")).expect("a folder");
@@ -30,11 +30,11 @@ impl Arena {
         Self { folder, before }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         self.folder.path().join("root")
     }
 
-    fn outside(&self) -> String {
+    pub(super) fn outside(&self) -> String {
         self.folder.path().join("outside").display().to_string()
     }
 
@@ -46,59 +46,9 @@ impl Arena {
         result
     }
 
-    fn unpack(&self, archive: Archive) -> Result<(), UnpackError> {
+    pub(super) fn unpack(&self, archive: Archive) -> Result<(), UnpackError> {
         self.unpack_as(archive, Policy::Layer)
     }
-}
-
-/// Unpacks and expects a refusal that names `entry`.
-fn refused(arena: &Arena, archive: Archive, entry: &str) -> String {
-    match arena.unpack(archive) {
-        Err(UnpackError::Archive(ArchiveError::Refused { entry: named, reason })) => {
-            assert_eq!(named, entry, "another entry was named: {reason}");
-            reason.to_owned()
-        }
-        other => panic!("{entry} was not refused: {other:?}"),
-    }
-}
-
-#[test]
-fn names_that_lead_upwards_or_are_absolute_are_refused() {
-    if !is_root("names_that_lead_upwards_or_are_absolute_are_refused") {
-        return;
-    }
-    for name in ["../outside/x", "a/../../outside/x", "/etc/x", "..", "a/.."] {
-        refused(&Arena::new(), Archive::new().file(name, "x"), name);
-        refused(&Arena::new(), Archive::new().folder(name), name);
-        refused(&Arena::new(), Archive::new().symlink(name, "x"), name);
-        let long = Archive::new().long_name(format!("{name}\0").as_bytes()).file("harmless", "x");
-        refused(&Arena::new(), long, name);
-        refused(&Arena::new(), Archive::new().pax("path", name.as_bytes()).file("harmless", "x"), name);
-    }
-}
-
-#[test]
-fn no_entry_is_written_through_a_symbolic_link_that_leads_outside() {
-    if !is_root("no_entry_is_written_through_a_symbolic_link_that_leads_outside") {
-        return;
-    }
-    let arena = Arena::new();
-    for target in
-        [&arena.outside()[..], "../outside", "..", "a/../../outside", "/", "/proc/self/root", "/proc/self/cwd"]
-    {
-        let start = || Archive::new().folder("a").symlink("link", target);
-        refused(&Arena::new(), start().file("link/x", "x"), "link/x");
-        refused(&Arena::new(), start().file("link/folder/x", "x"), "link/folder/x");
-        refused(&Arena::new(), start().folder("link/x"), "link/x");
-        refused(&Arena::new(), start().symlink("link/x", "y"), "link/x");
-        refused(&Arena::new(), start().file("link/.wh.secret", ""), "link/.wh.secret");
-        refused(&Arena::new(), start().file("link/.wh..wh..opq", ""), "link/.wh..wh..opq");
-        refused(&Arena::new(), start().hardlink("stolen", "link/secret"), "stolen");
-        refused(&Arena::new(), start().symlink("chain", "link").file("chain/x", "x"), "chain/x");
-    }
-    let outside = arena.outside();
-    let replaced = Archive::new().folder("d").symlink("d", &outside).file("d/x", "x");
-    assert_eq!(refused(&arena, replaced, "d/x"), "the way to it leads outside through a symbolic link");
 }
 
 #[test]
@@ -117,14 +67,10 @@ fn a_file_takes_the_place_of_a_link_and_is_not_written_through_it() {
 }
 
 #[test]
-fn hard_links_reach_only_what_came_before() {
-    if !is_root("hard_links_reach_only_what_came_before") {
+fn hard_links_are_names_of_one_file() {
+    if !is_root("hard_links_are_names_of_one_file") {
         return;
     }
-    for target in ["../outside/secret", "/etc/passwd", "missing", "folder", "", "."] {
-        refused(&Arena::new(), Archive::new().folder("folder").hardlink("stolen", target), "stolen");
-    }
-    refused(&Arena::new(), Archive::new().raw(EntryType::Link, b"l", b"x", 0o644, 4, b"data"), "l");
     let arena = Arena::new();
     arena.unpack(Archive::new().file("a", "x").hardlink("b", "a").hardlink("a", "a")).expect("unpacks");
     let (a, b) = (fs::metadata(arena.root().join("a")).expect("a"), fs::metadata(arena.root().join("b")).expect("b"));
@@ -132,12 +78,11 @@ fn hard_links_reach_only_what_came_before() {
 }
 
 #[test]
-fn device_nodes_are_refused_and_left_out_below_dev() {
-    if !is_root("device_nodes_are_refused_and_left_out_below_dev") {
+fn device_nodes_below_dev_are_left_out() {
+    if !is_root("device_nodes_below_dev_are_left_out") {
         return;
     }
     for kind in [EntryType::Char, EntryType::Block] {
-        refused(&Arena::new(), Archive::new().special(kind, "sda"), "sda");
         let arena = Arena::new();
         arena.unpack(Archive::new().folder("dev").special(kind, "dev/sda")).expect("unpacks");
         assert!(!arena.root().join("dev/sda").exists());
@@ -157,6 +102,8 @@ fn privileges_do_not_survive() {
         .file("ping", "x")
         .pax("SCHILY.xattr.trusted.overlay.redirect", b"/etc")
         .folder("trap")
+        .pax("SCHILY.xattr.user.overlay.redirect", b"/etc")
+        .folder("user-trap")
         .pax("SCHILY.xattr.user.note", b"a\nb")
         .file("noted", "x");
     arena.unpack(archive).expect("unpacks");
@@ -168,16 +115,14 @@ fn privileges_do_not_survive() {
     };
     assert_eq!(xattr("ping", "security.capability"), None);
     assert_eq!(xattr("trap", "trusted.overlay.redirect"), None);
+    assert_eq!(xattr("user-trap", "user.overlay.redirect"), None);
     assert_eq!(xattr("noted", "user.note"), Some(b"a\nb".to_vec()));
 }
 
 #[test]
-fn whiteouts_take_overlayfs_form_and_strange_ones_are_refused() {
-    if !is_root("whiteouts_take_overlayfs_form_and_strange_ones_are_refused") {
+fn whiteouts_take_overlayfs_form() {
+    if !is_root("whiteouts_take_overlayfs_form") {
         return;
-    }
-    for name in [".wh.", ".wh..", ".wh...", "a/.wh..."] {
-        refused(&Arena::new(), Archive::new().folder("a").file(name, ""), name);
     }
     let arena = Arena::new();
     let archive = Archive::new()
@@ -201,39 +146,6 @@ fn whiteouts_take_overlayfs_form_and_strange_ones_are_refused() {
     }
     assert_eq!(fs::read_to_string(arena.root().join("file")).expect("file"), "new");
     assert!(!arena.root().join(".wh..wh.plnk").exists());
-}
-
-#[test]
-fn archives_that_contradict_themselves_are_refused() {
-    if !is_root("archives_that_contradict_themselves_are_refused") {
-        return;
-    }
-    refused(&Arena::new(), Archive::new().file("f", "x").file("f/x", "x"), "f/x");
-    refused(&Arena::new(), Archive::new().file("d/x", "x").file("d", "x"), "d");
-    refused(&Arena::new(), Archive::new().symlink("l", "l").file("l/x", "x"), "l/x");
-    refused(&Arena::new(), Archive::new().symlink("l", "nowhere").file("l/x", "x"), "l/x");
-    refused(&Arena::new(), Archive::new().pax("size", b"700").file("f", "x"), "f");
-    refused(&Arena::new(), Archive::new().pax("GNU.sparse.major", b"1").file("f", "x"), "f");
-    refused(&Arena::new(), Archive::new().raw(EntryType::Symlink, b"l", b"", 0o777, 0, b""), "l");
-    refused(&Arena::new(), Archive::new().pax("path", b"a\0b").file("f", "x"), "a\0b");
-    let twice = Archive::new().long_name(b"a\0").long_name(b"b\0").file("f", "x");
-    assert!(Arena::new().unpack(twice).is_err());
-}
-
-#[test]
-fn an_archive_that_ends_too_early_is_an_error() {
-    if !is_root("an_archive_that_ends_too_early_is_an_error") {
-        return;
-    }
-    let whole = Archive::new().file("a", &"x".repeat(3000)).end();
-    for length in [100, 600, 2000, 3500] {
-        let arena = Arena::new();
-        let result = unpack(&whole[..length], &arena.root(), Policy::Layer, Limits::LAYER);
-        assert!(matches!(result, Err(UnpackError::Archive(ArchiveError::Read(_)))), "{length}: {result:?}");
-    }
-    let arena = Arena::new();
-    let dangling = Archive::new().long_name(b"name\0").end();
-    assert!(unpack(&dangling[..], &arena.root(), Policy::Layer, Limits::LAYER).is_err());
 }
 
 #[test]
@@ -265,19 +177,23 @@ fn every_cap_holds() {
 }
 
 #[test]
+fn a_million_entries_are_too_many_however_little_each_of_them_does() {
+    if !is_root("a_million_entries_are_too_many_however_little_each_of_them_does") {
+        return;
+    }
+    let one = Archive::new().special(EntryType::XGlobalHeader, "pax").unfinished().repeat(2_000);
+    let endless = std::iter::repeat_n(&one[..], 501)
+        .fold(Box::new(std::io::empty()) as Box<dyn Read>, |all, more| Box::new(all.chain(more)));
+    let result = unpack(endless, &Arena::new().root(), Policy::Layer, Limits::LAYER);
+    assert!(matches!(result, Err(UnpackError::Archive(ArchiveError::Exceeded(Exceeded::Entries(1_000_000))))));
+}
+
+#[test]
 fn an_upload_is_normalised_and_holds_only_plain_things() {
     if !is_root("an_upload_is_normalised_and_holds_only_plain_things") {
         return;
     }
     let policy = Policy::Upload { owner: 1000 };
-    for archive in [
-        Archive::new().file("a", "x").hardlink("b", "a"),
-        Archive::new().special(EntryType::Fifo, "pipe"),
-        Archive::new().special(EntryType::Char, "dev/null"),
-        Archive::new().file(".wh.passwd", ""),
-    ] {
-        assert!(Arena::new().unpack_as(archive, policy).is_err());
-    }
     let arena = Arena::new();
     let archive = Archive::owned(77)
         .with_mode("run.sh", 0o4700, "#!/bin/sh")
@@ -294,57 +210,4 @@ fn an_upload_is_normalised_and_holds_only_plain_things() {
         assert_eq!((metadata.uid(), metadata.gid()), (1000, 1000), "{path}");
     }
     assert!(!arena.root().join(".git").exists() && !arena.root().join("sub/.git").exists());
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    File(String),
-    Folder(String),
-    Symlink(String, String),
-    Hardlink(String, String),
-}
-
-fn names() -> impl Strategy<Value = String> {
-    let part =
-        prop::sample::select(vec!["a", "b", "..", ".", "", ".wh.a", ".wh..wh..opq", "outside", "proc", "secret"]);
-    prop::collection::vec(part, 1..5).prop_map(|parts| parts.join("/"))
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let targets = || prop_oneof![names(), names().prop_map(|name| format!("/{name}")), Just("../outside".to_owned())];
-    let step = prop_oneof![
-        names().prop_map(Step::File),
-        names().prop_map(Step::Folder),
-        (names(), targets()).prop_map(|(name, target)| Step::Symlink(name, target)),
-        (names(), targets()).prop_map(|(name, target)| Step::Hardlink(name, target)),
-    ];
-    prop::collection::vec(step, 1..12)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-    #[test]
-    fn whatever_an_archive_says_nothing_outside_changes(steps in steps()) {
-        if is_root("whatever_an_archive_says_nothing_outside_changes") {
-            let archive = steps.iter().fold(Archive::new(), |archive, step| match step {
-                Step::File(name) => archive.file(name, "x"),
-                Step::Folder(name) => archive.folder(name),
-                Step::Symlink(name, target) => archive.symlink(name, target),
-                Step::Hardlink(name, target) => archive.hardlink(name, target),
-            });
-            // The arena itself asserts; whether it unpacks is not the question.
-            let arena = Arena::new();
-            let _ = arena.unpack(archive);
-            let secret = fs::metadata(Path::new(&arena.outside()).join("secret")).expect("the secret");
-            prop_assert_eq!(secret.nlink(), 1);
-        }
-    }
-
-    #[test]
-    fn bytes_at_random_are_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
-        if is_root("bytes_at_random_are_an_error_and_no_panic") {
-            let arena = Arena::new();
-            let _ = decompressed(&bytes[..], Limits::UPLOAD).map(|stream| unpack(stream, &arena.root(), Policy::Layer, Limits::UPLOAD));
-        }
-    }
 }

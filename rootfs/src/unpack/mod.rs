@@ -7,8 +7,8 @@
 //!
 //! Dropped, whoever made the archive: the setuid and setgid bits of files, because nothing that we
 //! run could use them (`no_new_privs`) and a copy on the host should be no danger to it; and all
-//! extended attributes but `user.*`, so that an archive can neither give capabilities nor speak
-//! to overlayfs.
+//! extended attributes but `user.*`, and of those `user.overlay.*`, so that an archive can neither give
+//! capabilities nor speak to overlayfs (which reads `user.overlay.*` where it is mounted with `userxattr`).
 //!
 //! A failed unpacking leaves a part behind: the caller unpacks into a temporary folder and renames
 //! it when all went well.
@@ -318,7 +318,8 @@ fn copy(content: &mut dyn Read, file: &mut std::fs::File, entry: &Entry) -> Resu
 }
 
 fn set_xattrs(entry: &Entry, file: impl std::os::fd::AsFd + Copy) -> Result<(), UnpackError> {
-    for xattr in entry.xattrs.iter().filter(|xattr| xattr.name.starts_with(b"user.")) {
+    let is_kept = |name: &[u8]| name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+    for xattr in entry.xattrs.iter().filter(|xattr| is_kept(&xattr.name)) {
         match rustix::fs::fsetxattr(file, &xattr.name[..], &xattr.value, XattrFlags::empty()) {
             Ok(()) => {}
             // Not every file system has them; nothing of ours depends on them.
@@ -335,3 +336,5 @@ pub(crate) const FOLDER: OFlags =
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod random;
