@@ -12,6 +12,9 @@ use serde::Deserialize;
 /// The longest `run_dir`: `instances/ID/init.sock` under it must fit into a socket address (108 bytes with its end).
 const MAX_RUN_DIR: usize = 107 - "/instances/0123456789abcdef/init.sock".len();
 
+/// The most sandboxes that are kept ready: each is a network namespace and a link.
+const MOST_READY: usize = 256;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -79,6 +82,8 @@ pub struct Config {
     pub bin_dir: PathBuf,
     /// The checkpoint program, where the host's own is not to be used.
     pub criu: Option<PathBuf>,
+    /// How many sandboxes are kept ready ahead of what will run in them; 0: none.
+    pub ready_sandboxes: usize,
     /// What bundles of third parties may ask for.
     pub bundles: AllowList,
     /// What is kept on disk beside what is needed.
@@ -132,6 +137,7 @@ struct File {
     resolv_conf: Option<PathBuf>,
     bin_dir: Option<PathBuf>,
     criu: Option<PathBuf>,
+    ready_sandboxes: usize,
     bundles: Bundles,
     images: Images,
 }
@@ -208,6 +214,7 @@ impl Default for File {
             resolv_conf: None,
             bin_dir: None,
             criu: None,
+            ready_sandboxes: 4,
             bundles: Bundles::default(),
             images: Images::default(),
         }
@@ -265,6 +272,9 @@ impl Config {
                 "must differ from control_uid, or the router could do everything".to_owned(),
             ));
         }
+        if file.ready_sandboxes > MOST_READY {
+            return Err(value("ready_sandboxes", format!("must be from 0 (none) to {MOST_READY}")));
+        }
         let bin_dir = file.bin_dir.or_else(own_folder).ok_or_else(|| {
             value("bin_dir", "is not set, and the folder of the running program cannot be found".to_owned())
         })?;
@@ -285,6 +295,7 @@ impl Config {
             resolv_conf: file.resolv_conf,
             bin_dir,
             criu: file.criu,
+            ready_sandboxes: file.ready_sandboxes,
             images: file.images,
             bundles: file.bundles.checked().map_err(|(key, rule)| value(key, rule))?,
         })
@@ -377,6 +388,8 @@ mod tests {
             ("table = \"a b\"", "table"),
             ("first_host_id = 0", "first_host_id"),
             ("router_uid = 990", "router_uid"),
+            ("ready_sandboxes = 1000", "ready_sandboxes"),
+            ("ready_sandboxes = -1", "ready_sandboxes"),
             ("[bundles]\nallow_binds = [\"srv\"]", "bundles.allow_binds"),
             ("[bundles]\nallow_writable_binds = [\"/srv/../etc\"]", "bundles.allow_writable_binds"),
             ("[bundles]\nallow_sysctls = [\"kernel.core_pattern\"]", "bundles.allow_sysctls"),

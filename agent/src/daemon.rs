@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::durable::DurableError;
 use crate::events::{EventLog, EventsError};
 use crate::host::error::SandboxError;
+use crate::host::ready::{self, Pool};
 use crate::host::sandbox::Sandboxes;
 use crate::host::{self, Node, files, home};
 use crate::identity::{IdentityError, UserIds};
@@ -189,11 +190,13 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         }
     };
     let launcher = Arc::new(launcher);
+    let pool = Arc::new(Pool::new(config.ready_sandboxes));
     let sandboxes = Sandboxes {
-        launcher,
+        launcher: Arc::clone(&launcher),
         cgroups: Arc::clone(&cgroups),
-        network,
+        network: network.clone(),
         boot_id: boot_id.clone(),
+        pool: Arc::clone(&pool),
         host_clocks: Arc::default(),
     };
     let node = Node { config: Arc::clone(&config), store, users, sandboxes, events: Arc::clone(&events) };
@@ -209,6 +212,8 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         .map(|record| if host::is_published(&config, record.address) { record } else { record::unpublished(record) })
         .collect();
     sweep::ownerless(&node, &records, found.ownerless).await;
+    // After the sweep, which takes spare links for an earlier agent's.
+    let _filling = AbortOnDropHandle::new(tokio::spawn(ready::fill(pool, launcher, network)));
     let sites = records.iter().any(|record| record.life.spec.workload == Workload::Site);
     let count = records.len();
 

@@ -87,6 +87,23 @@ impl DurableError {
 /// # Errors
 /// If a step fails; the old file is then untouched, unless only the sync of the folder failed.
 pub fn save<T: Serialize>(path: &Path, magic: &str, version: u32, record: &T) -> Result<(), DurableError> {
+    write(path, magic, version, record)?.commit()
+}
+
+/// As [`save`], for what a reboot makes meaningless: after the death of this process the old or the new
+/// file is there, whole; after that of the host it may be damaged. It does not wait for the disk.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_until_reboot<T: Serialize>(path: &Path, magic: &str, version: u32, record: &T) -> Result<(), DurableError> {
+    write(path, magic, version, record).and_then(|written| written.rename())
+}
+
+/// The first half of [`save`]: whether there is room is known, and the file at `path` is still the old one.
+///
+/// # Errors
+/// If the new one cannot be written.
+pub fn write<T: Serialize>(path: &Path, magic: &str, version: u32, record: &T) -> Result<Written, DurableError> {
     let failed = |action| move |source| DurableError::Io { action, path: path.to_owned(), source };
     let body = serde_json::to_vec(record).map_err(|source| DurableError::Encode { path: path.to_owned(), source })?;
     let mut bytes =
@@ -99,17 +116,48 @@ pub fn save<T: Serialize>(path: &Path, magic: &str, version: u32, record: &T) ->
     let new = beside(path, ".new");
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed("write"))?;
-    let written =
-        file.write_all(&bytes).map_err(failed("write")).and_then(|()| file.sync_all().map_err(failed("sync")));
-    if let Err(error) = written {
+    if let Err(error) = file.write_all(&bytes) {
         // What is left of a full disk's attempt would only take more of it.
         let _ = std::fs::remove_file(&new);
-        return Err(error);
+        return Err(failed("write")(error));
     }
-    fail::fail_point!("durable-before-rename");
-    std::fs::rename(&new, path).map_err(failed("rename"))?;
-    fail::fail_point!("durable-after-rename");
-    sync_folder(path).map_err(failed("sync the folder of"))
+    Ok(Written { path: path.to_owned(), new, file })
+}
+
+/// A record that is written beside its file, and not in its place yet.
+#[derive(Debug)]
+#[must_use]
+pub struct Written {
+    path: PathBuf,
+    new: PathBuf,
+    file: File,
+}
+
+impl Written {
+    /// The second half of [`save`].
+    ///
+    /// # Errors
+    /// As [`save`].
+    pub fn commit(self) -> Result<(), DurableError> {
+        if let Err(error) = self.file.sync_all() {
+            let _ = std::fs::remove_file(&self.new);
+            return Err(self.failed("sync")(error));
+        }
+        self.rename()?;
+        sync_folder(&self.path).map_err(self.failed("sync the folder of"))
+    }
+
+    fn rename(&self) -> Result<(), DurableError> {
+        fail::fail_point!("durable-before-rename");
+        std::fs::rename(&self.new, &self.path).map_err(self.failed("rename"))?;
+        fail::fail_point!("durable-after-rename");
+        Ok(())
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> DurableError + use<> {
+        let path = self.path.clone();
+        move |source| DurableError::Io { action, path, source }
+    }
 }
 
 /// Reads the record at `path`; none if there is no file. Older versions than `version` are handed to

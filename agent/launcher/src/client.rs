@@ -16,6 +16,8 @@ use crate::wire::{self, Answer, Done, Kind, Request};
 
 /// How long an answer may take. The launcher itself gives up on a builder earlier.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// Namespaces that are made ahead: net, ipc, uts.
+const READY_SPACES: usize = 3;
 /// How long the launcher may take to leave before it is killed.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -56,7 +58,8 @@ pub enum LauncherError {
 /// The descriptors of a new sandbox.
 #[derive(Debug)]
 pub struct SandboxFds {
-    /// `cgroup.procs` of init's cgroup in every hierarchy, for writing.
+    /// Init's cgroup in every hierarchy: `cgroup.procs` (or `tasks`) open for writing, or the folder of a
+    /// version 2 one in which nobody was ever killed, which it is born in.
     pub init_cgroups: Vec<OwnedFd>,
     /// The two log files, for appending.
     pub log: [OwnedFd; 2],
@@ -64,6 +67,18 @@ pub struct SandboxFds {
     pub exits: OwnedFd,
     /// Bound and listening, SOCK_SEQPACKET; see [`crate::init::listen`].
     pub socket: OwnedFd,
+}
+
+/// Namespaces that were made ahead, for one sandbox: whoever builds it drops them.
+#[derive(Debug)]
+pub struct Ready(Vec<OwnedFd>);
+
+impl Ready {
+    /// The one of the network. Nothing runs in it before a sandbox is built.
+    #[must_use]
+    pub fn network(&self) -> BorrowedFd<'_> {
+        self.0[0].as_fd()
+    }
 }
 
 /// A sandbox that was built: its init. The host's pid and the start time name it for ever, the
@@ -85,7 +100,7 @@ pub struct Sandbox {
 pub struct ProcessFds<'a> {
     /// The pidfd of the sandbox's init.
     pub init: BorrowedFd<'a>,
-    /// `cgroup.procs` of the app's cgroup in every hierarchy, for writing.
+    /// The app's cgroup in every hierarchy, as those of init.
     pub app_cgroups: Vec<OwnedFd>,
     /// Its standard input; without it, /dev/null of the sandbox.
     pub stdin: Option<OwnedFd>,
@@ -93,6 +108,26 @@ pub struct ProcessFds<'a> {
     pub stdout: OwnedFd,
     /// Its standard error.
     pub stderr: OwnedFd,
+}
+
+/// The descriptors of the first process of a new sandbox.
+#[derive(Debug)]
+pub struct AppFds {
+    /// Its cgroup in every hierarchy, as those of init.
+    pub cgroups: Vec<OwnedFd>,
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+}
+
+/// A sandbox and its first process, on their way. The process does not execute its program before it is
+/// let go; if this is dropped instead it never does.
+#[derive(Debug)]
+pub struct Launching<'a> {
+    launcher: &'a Launcher,
+    answer: OwnedFd,
+    gate: OwnedFd,
 }
 
 /// A process that was started; it is executing its program now.
@@ -131,17 +166,78 @@ impl Launcher {
         Ok(launcher)
     }
 
+    /// Makes namespaces ahead for a sandbox that is built later.
+    ///
+    /// # Errors
+    /// [`LauncherError::Failed`] names the step, and what it failed on.
+    pub fn prepare(&self) -> Result<Ready, LauncherError> {
+        let (_, spaces) = self.call(&Request::Prepare, &[])?;
+        if spaces.len() == READY_SPACES {
+            Ok(Ready(spaces))
+        } else {
+            Err(LauncherError::Receive { source: io::Error::other("an answer without its namespaces") })
+        }
+    }
+
     /// Builds a sandbox and runs init in it. If it fails nothing of it is left.
     ///
     /// # Errors
     /// [`LauncherError::Failed`] names the step, and what it failed on.
     pub fn build(&self, request: &SandboxRequest, descriptors: SandboxFds) -> Result<Sandbox, LauncherError> {
-        let payload = Request::Build { sandbox: Box::new(request.clone()), cgroups: descriptors.init_cgroups.len() };
+        self.build_in(None, request, descriptors)
+    }
+
+    /// As [`build`](Self::build), in namespaces that were made ahead if there are any.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_in(
+        &self,
+        ready: Option<&Ready>,
+        request: &SandboxRequest,
+        descriptors: SandboxFds,
+    ) -> Result<Sandbox, LauncherError> {
+        let payload = Request::Build {
+            sandbox: Box::new(request.clone()),
+            cgroups: descriptors.init_cgroups.len(),
+            ready: ready.is_some(),
+        };
         let mut passed: Vec<_> = descriptors.init_cgroups.iter().map(AsFd::as_fd).collect();
         passed.extend(descriptors.log.iter().map(AsFd::as_fd));
         passed.extend([descriptors.exits.as_fd(), descriptors.socket.as_fd()]);
+        passed.extend(ready.iter().flat_map(|ready| &ready.0).map(AsFd::as_fd));
         let (done, pidfd) = self.make(&payload, &passed)?;
-        Ok(Sandbox { pid: done.pid, start_time: done.start_time, pidfd, shortfalls: done.shortfalls })
+        Ok(Sandbox::new(done, pidfd))
+    }
+
+    /// Begins to build a sandbox with a first process in it, which is quicker than [`build`](Self::build)
+    /// and [`start`](Self::start) one after the other, and leaves the caller free meanwhile.
+    ///
+    /// # Errors
+    /// The launcher could not be asked.
+    pub fn launch(
+        &self,
+        ready: &Ready,
+        sandbox: &SandboxRequest,
+        descriptors: SandboxFds,
+        process: &ProcessRequest,
+        app: AppFds,
+    ) -> Result<Launching<'_>, LauncherError> {
+        let payload = Request::Launch {
+            sandbox: Box::new(sandbox.clone()),
+            cgroups: descriptors.init_cgroups.len(),
+            ready: true,
+            process: Box::new(process.clone()),
+            app_cgroups: app.cgroups.len(),
+        };
+        let (gate, theirs) = wire::pair().map_err(|source| LauncherError::Send { source })?;
+        let mut passed: Vec<_> = descriptors.init_cgroups.iter().map(AsFd::as_fd).collect();
+        passed.extend(descriptors.log.iter().map(AsFd::as_fd));
+        passed.extend([descriptors.exits.as_fd(), descriptors.socket.as_fd()]);
+        passed.extend(ready.0.iter().map(AsFd::as_fd));
+        passed.extend(app.cgroups.iter().map(AsFd::as_fd));
+        passed.extend([app.stdout.as_fd(), app.stderr.as_fd(), theirs.as_fd()]);
+        Ok(Launching { launcher: self, answer: self.ask(&payload, &passed)?, gate })
     }
 
     /// Starts a process in a sandbox. When this returns it is past its `execve`. After a failure the
@@ -161,13 +257,7 @@ impl Launcher {
         passed.extend([descriptors.stdout.as_fd(), descriptors.stderr.as_fd()]);
         passed.extend(descriptors.stdin.as_ref().map(AsFd::as_fd));
         let (done, pidfd) = self.make(&payload, &passed)?;
-        Ok(Started {
-            pid: done.pid,
-            start_time: done.start_time,
-            pid_inside: done.pid_inside,
-            pidfd,
-            shortfalls: done.shortfalls,
-        })
+        Ok(Started::new(done, pidfd))
     }
 
     /// The launcher's own pid.
@@ -188,6 +278,11 @@ impl Launcher {
     }
 
     fn call(&self, request: &Request, passed: &[BorrowedFd<'_>]) -> Result<(Done, Vec<OwnedFd>), LauncherError> {
+        hear(&self.ask(request, passed)?)
+    }
+
+    /// Sends a request; the socket that the answer comes to.
+    fn ask(&self, request: &Request, passed: &[BorrowedFd<'_>]) -> Result<OwnedFd, LauncherError> {
         let count = passed.len() + 2;
         if count > wire::MAX_DESCRIPTORS {
             return Err(LauncherError::TooManyDescriptors { count });
@@ -201,17 +296,7 @@ impl Launcher {
             Some(libc::EPIPE | libc::ECONNRESET) => LauncherError::Gone,
             _ => LauncherError::Send { source },
         })?;
-        drop(theirs);
-        wait_readable(&answer, ANSWER_LIMIT)?;
-        let mut buffer = vec![0; wire::MAX_ANSWER];
-        let received = wire::receive(&answer, &mut buffer).map_err(|source| LauncherError::Receive { source })?;
-        let Some((length, descriptors)) = received else { return Err(LauncherError::Gone) };
-        let answer = serde_json::from_slice(&buffer[..length])
-            .map_err(|source| LauncherError::Receive { source: source.into() })?;
-        match answer {
-            Answer::Done(done) => Ok((done, descriptors)),
-            Answer::Failed(failure) => Err(LauncherError::Failed(failure)),
-        }
+        Ok(answer)
     }
 
     fn tell_once(&self, shortfall: &Failure) {
@@ -220,6 +305,53 @@ impl Launcher {
             told.push(shortfall.step);
             tracing::warn!("this host cannot {shortfall}; going on without, and not saying so again");
         }
+    }
+}
+
+impl Launching<'_> {
+    /// Lets the process execute its program.
+    pub fn let_go(&self) {
+        // If nobody waits for it any more, the answer says why.
+        let _ = wire::send(&self.gate, &[0], &[]);
+    }
+
+    /// Waits until the process executes its program, or it is known that it will not. The sandbox, and the
+    /// process in it: where only that failed the sandbox stands, and what is left in the app's cgroup is the
+    /// caller's to end.
+    ///
+    /// # Errors
+    /// As [`Launcher::build`].
+    pub fn finish(self) -> Result<(Sandbox, Result<Started, LauncherError>), LauncherError> {
+        // If it was not let go by now, it is told that it never will be.
+        drop(self.gate);
+        let (mut done, descriptors) = hear(&self.answer)?;
+        let mut descriptors = descriptors.into_iter();
+        let incomplete = || LauncherError::Receive { source: io::Error::other("an answer without what was made") };
+        let app = done.app.take().ok_or_else(incomplete)?;
+        done.shortfalls.iter().for_each(|shortfall| self.launcher.tell_once(shortfall));
+        let sandbox = Sandbox::new(done, descriptors.next().ok_or_else(incomplete)?);
+        let app = match *app {
+            Ok(done) => {
+                done.shortfalls.iter().for_each(|shortfall| self.launcher.tell_once(shortfall));
+                Ok(Started::new(done, descriptors.next().ok_or_else(incomplete)?))
+            }
+            Err(failure) => Err(LauncherError::Failed(failure)),
+        };
+        Ok((sandbox, app))
+    }
+}
+
+impl Sandbox {
+    fn new(done: Done, pidfd: OwnedFd) -> Self {
+        let Done { pid, start_time, shortfalls, .. } = done;
+        Self { pid, start_time, pidfd, shortfalls }
+    }
+}
+
+impl Started {
+    fn new(done: Done, pidfd: OwnedFd) -> Self {
+        let Done { pid, start_time, pid_inside, shortfalls, .. } = done;
+        Self { pid, start_time, pid_inside, pidfd, shortfalls }
     }
 }
 
@@ -237,6 +369,20 @@ impl Drop for Launcher {
         }
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+/// Waits for an answer: what was made, and the descriptors that came with it.
+fn hear(answer: &OwnedFd) -> Result<(Done, Vec<OwnedFd>), LauncherError> {
+    wait_readable(answer, ANSWER_LIMIT)?;
+    let mut buffer = vec![0; wire::MAX_ANSWER];
+    let received = wire::receive(answer, &mut buffer).map_err(|source| LauncherError::Receive { source })?;
+    let Some((length, descriptors)) = received else { return Err(LauncherError::Gone) };
+    let answer =
+        serde_json::from_slice(&buffer[..length]).map_err(|source| LauncherError::Receive { source: source.into() })?;
+    match answer {
+        Answer::Done(done) => Ok((done, descriptors)),
+        Answer::Failed(failure) => Err(LauncherError::Failed(failure)),
     }
 }
 

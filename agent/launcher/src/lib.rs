@@ -17,6 +17,6 @@ mod client;
 mod sys;
 mod wire;
 
-pub use client::{Launcher, LauncherError, ProcessFds, Sandbox, SandboxFds, Started};
+pub use client::{AppFds, Launcher, LauncherError, Launching, ProcessFds, Ready, Sandbox, SandboxFds, Started};
 pub use failure::{Cause, Failure, Step};
 pub use message::{Bind, Clock, ClockOffset, InjectedFile, ProcessRequest, SandboxRequest, SeccompProfile};

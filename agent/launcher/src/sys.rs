@@ -18,15 +18,27 @@ fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// `CLONE_INTO_CGROUP` of linux/sched.h, which does not fit into an int.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Makes a child with copies of everything, in the new namespaces that `flags` asks for.
 ///
 /// Only for the single-threaded: in a threaded process another thread may hold the allocator's
 /// lock, for ever in the child.
 pub(crate) fn clone_process(flags: i32) -> io::Result<Cloned> {
+    clone_into(flags, None)
+}
+
+/// As [`clone_process`], with the child born in the version 2 control group whose folder is open.
+pub(crate) fn clone_into(flags: i32, group: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid `clone_args`.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = u64::from(flags.cast_unsigned()) | libc::CLONE_PIDFD as u64;
+    if let Some(group) = group {
+        arguments.flags |= INTO_CGROUP;
+        arguments.cgroup = group.as_raw_fd() as u64;
+    }
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM and with no stack this is fork: the child runs on a copy of this

@@ -26,7 +26,7 @@ const MAX_PAYLOAD: u64 = 8 << 20;
 pub(crate) const MAX_ANSWER: usize = 64 << 10;
 
 const MAGIC: [u8; 4] = *b"DLCH";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Bytes of a request's header.
 pub(crate) const HEADER_SIZE: usize = 8;
 
@@ -35,13 +35,23 @@ pub(crate) const HEADER_SIZE: usize = 8;
 pub(crate) enum Request {
     /// The program of init comes as the first descriptor.
     Hello,
-    /// Init's cgroups, two logs, the exits, the listening socket.
-    Build { sandbox: Box<SandboxRequest>, cgroups: usize },
+    /// Nothing: namespaces are made ahead, and come back.
+    Prepare,
+    /// Init's cgroups, two logs, the exits, the listening socket, the namespaces that were made ahead.
+    Build { sandbox: Box<SandboxRequest>, cgroups: usize, ready: bool },
+    /// Those of `Build`, the app's cgroups, its stdout and stderr, and what it waits for before its exec.
+    Launch {
+        sandbox: Box<SandboxRequest>,
+        cgroups: usize,
+        ready: bool,
+        process: Box<ProcessRequest>,
+        app_cgroups: usize,
+    },
     /// Init, the app's cgroups, stdout, stderr, stdin if there is one.
     Start { process: Box<ProcessRequest>, cgroups: usize, stdin: bool },
 }
 
-/// What comes back, with the pidfd for a success of `Build` and `Start`.
+/// What comes back, with the pidfd for a success of `Build` and `Start`, and both for one of `Launch`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Done(Done),
@@ -56,6 +66,8 @@ pub(crate) struct Done {
     pub(crate) pid_inside: i32,
     /// What was asked for and could only be had in part.
     pub(crate) shortfalls: Vec<Failure>,
+    /// What became of the first process, where one was to be started in what was built.
+    pub(crate) app: Option<Box<Result<Done, Failure>>>,
 }
 
 /// What the launcher must know before it looks into a payload, which only builders do.

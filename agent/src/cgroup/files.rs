@@ -71,14 +71,22 @@ pub(super) fn if_there<T>(result: Result<T, CgroupError>) -> Result<Option<T>, C
 }
 
 pub(super) fn make(folder: &Path) -> Result<(), CgroupError> {
+    make_new(folder).map(drop)
+}
+
+/// As [`make`]; whether it was not there.
+pub(super) fn make_new(folder: &Path) -> Result<bool, CgroupError> {
     match std::fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed("make", folder)(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed("make", folder)(error)),
     }
 }
 
-pub(super) fn open_procs(folder: &Path) -> Result<OwnedFd, CgroupError> {
-    let path = folder.join("cgroup.procs");
+/// `cgroup.procs` of version 2, or `tasks` of version 1: a process that attaches itself alone by the
+/// latter need not wait for the kernel's readers of process groups.
+pub(super) fn open_procs(folder: &Path, name: &str) -> Result<OwnedFd, CgroupError> {
+    let path = folder.join(name);
     Ok(OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?.into())
 }
 

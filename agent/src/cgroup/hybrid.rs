@@ -14,6 +14,7 @@ use drowse_api::instance::Limits;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::controllers::{self, Version};
+use super::fresh::{self, Fresh};
 use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files, strays, tree, unified};
 
 /// Where the hierarchies of a hybrid host are mounted.
@@ -39,6 +40,7 @@ pub struct Hybrid {
     // A std lock, held over a few calls to the kernel: a slice must not be removed as empty while
     // another place is made in it.
     shape: Mutex<()>,
+    fresh: Fresh,
 }
 
 impl Hybrid {
@@ -53,6 +55,7 @@ impl Hybrid {
             pids: mounts.pids.join(name),
             cpu: mounts.cpu.join(name),
             shape: Mutex::new(()),
+            fresh: Fresh::default(),
         };
         hybrid.roots().iter().try_for_each(|root| files::make(root))?;
         count_children_too(&hybrid.memory)?;
@@ -111,7 +114,10 @@ impl Cgroups for Hybrid {
         controllers::set_cpu_weight(&self.cpu.join(place.folder()), Version::V1, limits.cpu_weight)?;
         for leaf in Leaf::ALL {
             for root in self.roots() {
-                files::make(&root.join(place.folder()).join(leaf.folder()))?;
+                let is_new = files::make_new(&root.join(place.folder()).join(leaf.folder()))?;
+                if is_new && root == self.unified {
+                    self.fresh.made(place, leaf);
+                }
             }
             // Each group's own value counts when its pages are looked at: no page of it goes to swap.
             files::write_checked(&memory.join(leaf.folder()).join("memory.swappiness"), "0")?;
@@ -120,16 +126,31 @@ impl Cgroups for Hybrid {
     }
 
     fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
-        let open = |root: &PathBuf| files::open_procs(&root.join(place.folder()).join(leaf.folder()));
+        let open = |root: &PathBuf| {
+            let name = if *root == self.unified { "cgroup.procs" } else { "tasks" };
+            files::open_procs(&root.join(place.folder()).join(leaf.folder()), name)
+        };
         self.roots().iter().map(open).collect()
     }
 
+    fn open_groups(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
+        let mut groups = self.open_procs(place, leaf)?;
+        if self.fresh.has(place, leaf) {
+            // The unified one is the last.
+            groups.pop();
+            groups.push(fresh::open_folder(&self.leaf(place, leaf))?);
+        }
+        Ok(groups)
+    }
+
     fn kill_app(&self, place: &Place) -> Result<(), CgroupError> {
+        self.fresh.spoiled(place, Leaf::App);
         unified::kill(&self.leaf(place, Leaf::App))?;
         self.kill_strays(place, Leaf::App)
     }
 
     fn kill_all(&self, place: &Place) -> Result<(), CgroupError> {
+        Leaf::ALL.into_iter().for_each(|leaf| self.fresh.spoiled(place, leaf));
         unified::kill(&self.unified.join(place.folder()))?;
         Leaf::ALL.into_iter().try_for_each(|leaf| self.kill_strays(place, leaf))
     }
@@ -197,6 +218,7 @@ impl Cgroups for Hybrid {
     }
 
     fn remove(&self, place: &Place) -> Result<(), CgroupError> {
+        Leaf::ALL.into_iter().for_each(|leaf| self.fresh.spoiled(place, leaf));
         for root in self.roots() {
             files::remove_tree(&root.join(place.folder()))?;
         }

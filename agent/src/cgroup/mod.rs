@@ -11,6 +11,7 @@ mod controllers;
 mod detect;
 mod fake;
 mod files;
+mod fresh;
 mod hybrid;
 mod place;
 mod strays;
@@ -142,12 +143,21 @@ pub trait Cgroups: Send + Sync {
     /// If a group cannot be made, or the kernel does not show the limits afterwards.
     fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError>;
 
-    /// `cgroup.procs` of one leaf in every hierarchy, open for writing: a process that writes `0` to
-    /// each is in it, with all that it will start.
+    /// `cgroup.procs` (`tasks` in version 1) of one leaf in every hierarchy, open for writing: a process of
+    /// one thread that writes `0` to each is in it, with all that it will start.
     ///
     /// # Errors
     /// If the place was not made.
     fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError>;
+
+    /// As [`open_procs`](Self::open_procs), for the launcher: where nobody was killed in the leaf since it was
+    /// made, its version 2 folder is open in place of the file, for processes to be born in.
+    ///
+    /// # Errors
+    /// If the place was not made.
+    fn open_groups(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
+        self.open_procs(place, leaf)
+    }
 
     /// SIGKILL to everything in `app`, frozen or not; `init` is not touched. Nothing to kill is no error.
     ///

@@ -9,6 +9,7 @@ use drowse_api::instance::Limits;
 use rustix::fs::inotify;
 
 use super::controllers::{self, Version};
+use super::fresh::{self, Fresh};
 use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files, tree, unified};
 
 /// The tree of a version 2 host.
@@ -19,6 +20,7 @@ pub struct V2 {
     // A std lock, held over a few calls to the kernel: a slice must not be removed as empty while
     // another place is made in it.
     shape: Mutex<()>,
+    fresh: Fresh,
 }
 
 impl V2 {
@@ -28,7 +30,8 @@ impl V2 {
     /// # Errors
     /// If it cannot be made, or the controllers cannot be enabled in it.
     pub fn open(mount: &Path, name: &str) -> Result<Self, CgroupError> {
-        let tree = Self { mount: mount.to_owned(), root: mount.join(name), shape: Mutex::new(()) };
+        let tree =
+            Self { mount: mount.to_owned(), root: mount.join(name), shape: Mutex::new(()), fresh: Fresh::default() };
         tree.make_root()?;
         Ok(tree)
     }
@@ -100,20 +103,31 @@ impl Cgroups for V2 {
         files::if_there(files::write_checked(&group.join("memory.swap.max"), "0"))?;
         enable(&group, &["memory"])?;
         for leaf in Leaf::ALL {
-            files::make(&self.leaf(place, leaf))?;
+            if files::make_new(&self.leaf(place, leaf))? {
+                self.fresh.made(place, leaf);
+            }
         }
         files::write_checked(&self.leaf(place, Leaf::App).join("memory.oom.group"), "1")
     }
 
     fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
-        Ok(vec![files::open_procs(&self.leaf(place, leaf))?])
+        Ok(vec![files::open_procs(&self.leaf(place, leaf), "cgroup.procs")?])
+    }
+
+    fn open_groups(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
+        if self.fresh.has(place, leaf) {
+            return Ok(vec![fresh::open_folder(&self.leaf(place, leaf))?]);
+        }
+        self.open_procs(place, leaf)
     }
 
     fn kill_app(&self, place: &Place) -> Result<(), CgroupError> {
+        self.fresh.spoiled(place, Leaf::App);
         unified::kill(&self.leaf(place, Leaf::App))
     }
 
     fn kill_all(&self, place: &Place) -> Result<(), CgroupError> {
+        Leaf::ALL.into_iter().for_each(|leaf| self.fresh.spoiled(place, leaf));
         unified::kill(&self.group(place))
     }
 
@@ -171,6 +185,7 @@ impl Cgroups for V2 {
     }
 
     fn remove(&self, place: &Place) -> Result<(), CgroupError> {
+        Leaf::ALL.into_iter().for_each(|leaf| self.fresh.spoiled(place, leaf));
         files::remove_tree(&self.group(place))?;
         let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
         files::remove_if_empty(&self.root.join(place.slice().folder()))

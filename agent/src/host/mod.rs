@@ -5,11 +5,13 @@ pub mod error;
 pub mod files;
 pub mod home;
 pub mod image;
+mod launch;
 mod node;
 pub mod plan;
 pub mod process;
 mod profile;
 pub mod readiness;
+pub mod ready;
 pub mod sandbox;
 mod sites;
 

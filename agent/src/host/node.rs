@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::durable::{self, DurableError};
 use crate::events::EventLog;
 use crate::identity::UserIds;
-use crate::instance::host::{Host, KeepError, Listening, PORT, Record};
+use crate::instance::host::{Host, KeepError, Listening, PORT, Record, Written};
 use crate::instance::record;
 use crate::instance::state::{Exit, LaunchFailure, Running};
 use crate::listening::{explain, listening};
@@ -61,13 +61,14 @@ impl Node {
         let began = Instant::now();
         let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
         let planned = began.elapsed();
-        self.sandboxes.raise(&plan).await?;
-        let raised = began.elapsed();
-        if sites::is_server(&record.life.spec.id) {
+        let app = if sites::is_server(&record.life.spec.id) {
+            self.sandboxes.raise(&plan).await?;
             sites::restore_addresses(self).await?;
-        }
-        let app = self.sandboxes.run(&plan).await?;
-        tracing::debug!(place = %plan.home.place, ?planned, ?raised, started = ?began.elapsed(), "launched");
+            self.sandboxes.run(&plan).await?
+        } else {
+            self.sandboxes.launch(&plan).await?
+        };
+        tracing::debug!(place = %plan.home.place, ?planned, started = ?began.elapsed(), "launched");
         Ok(Running::Process(app))
     }
 
@@ -93,6 +94,10 @@ impl Host for Node {
     }
 
     async fn keep(&self, record: &Record) -> Result<(), KeepError> {
+        self.write(record).await?.commit().await
+    }
+
+    async fn write(&self, record: &Record) -> Result<Written, KeepError> {
         let (folder, record) = (self.home(&record.life.spec).folder, record.clone());
         let written = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder).map_err(|source| DurableError::Io {
@@ -100,16 +105,10 @@ impl Host for Node {
                 path: folder.clone(),
                 source,
             })?;
-            durable::save(&record::path(&folder), record::MAGIC, record::VERSION, &record)
+            durable::write(&record::path(&folder), record::MAGIC, record::VERSION, &record)
         });
-        match written.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(DurableError::Io { source, .. })) if source.kind() == std::io::ErrorKind::StorageFull => {
-                Err(KeepError::DiskFull)
-            }
-            Ok(Err(error)) => Err(KeepError::Io(super::error::chain(&error))),
-            Err(error) => Err(KeepError::Io(error.to_string())),
-        }
+        let written = written.await.map_err(|error| KeepError::Io(error.to_string()))?.map_err(not_kept)?;
+        Ok(Written::new(move || written.commit().map_err(not_kept)))
     }
 
     async fn launch(&self, record: &Record) -> Result<Running, LaunchFailure> {
@@ -215,5 +214,12 @@ impl Host for Node {
 
     fn say(&self, record: &Record, text: &str) {
         logs::say(&self.home(&record.life.spec).folder, text);
+    }
+}
+
+fn not_kept(error: DurableError) -> KeepError {
+    match error {
+        DurableError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => KeepError::DiskFull,
+        error => KeepError::Io(super::error::chain(&error)),
     }
 }

@@ -14,7 +14,7 @@ use drowse_api::instance::{Limits, ProcessIdentity};
 use drowse_api::{Digest, MemoryBytes};
 use drowse_launcher::init::InitClient;
 use drowse_launcher::{
-    Bind, Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, SandboxFds, SandboxRequest,
+    Bind, Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, Ready, SandboxFds, SandboxRequest,
     SeccompProfile, Step,
 };
 use drowse_rootfs::{IdRange, OverlayPlan};
@@ -26,6 +26,7 @@ use super::error::SandboxError;
 use super::home::{Home, remove_folder};
 use super::process;
 use super::readiness::readable;
+use super::ready::{Member, Pool};
 use crate::cgroup::{Cgroups, Leaf};
 use crate::durable;
 use crate::instance::state::App;
@@ -65,14 +66,14 @@ pub struct Plan {
 
 /// What is kept of a sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Kept {
-    init: ProcessIdentity,
-    boot_id: String,
-    image: Digest,
+pub(super) struct Kept {
+    pub(super) init: ProcessIdentity,
+    pub(super) boot_id: String,
+    pub(super) image: Digest,
     /// Counts the apps that were started in it.
-    incarnation: u32,
+    pub(super) incarnation: u32,
     /// The kernel's count of memory kills before the present app.
-    kills_before: u64,
+    pub(super) kills_before: u64,
 }
 
 /// How a process in a sandbox ended.
@@ -97,6 +98,8 @@ pub struct Sandboxes {
     pub network: Network,
     /// The boot that what runs belongs to.
     pub boot_id: String,
+    /// What was made ahead of them.
+    pub pool: Arc<Pool>,
     /// The kernel makes no time namespaces: sandboxes have the host's clocks. Found out by the first.
     pub host_clocks: Arc<AtomicBool>,
 }
@@ -108,17 +111,13 @@ impl Sandboxes {
     /// # Errors
     /// Names the step that failed; what was made is left for the next try or for [`clear`](Self::clear).
     pub async fn raise(&self, plan: &Plan) -> Result<(), SandboxError> {
-        let (this, owned) = (self.clone(), plan.clone());
-        let init = blocking(move || this.build(&owned)).await?;
-        let netns = namespace_of(init.pid)?;
-        // The namespace is of this process only if it still is the same one.
-        if !process::is_alive(init) {
-            return Err(SandboxError::InitGone);
-        }
-        Ok(self.network.attach(netns.as_fd(), &plan.home.owner, plan.address).await?)
+        let (this, plan) = (self.clone(), plan.clone());
+        blocking(move || this.make(&plan)).await
     }
 
-    fn build(&self, plan: &Plan) -> Result<ProcessIdentity, SandboxError> {
+    /// Sees to groups and folders. The init of the sandbox, if it stands as it is to be; else nothing of
+    /// it is left.
+    pub(super) fn make_room(&self, plan: &Plan) -> Result<Option<ProcessIdentity>, SandboxError> {
         let home = &plan.home;
         self.cgroups.create(&home.place, &plan.limits)?;
         let kept = self.kept(home);
@@ -127,27 +126,66 @@ impl Sandboxes {
             && process::is_alive(kept.init)
             && InitClient::connect(&home.socket()).and_then(|init| init.state()).is_ok()
         {
-            return Ok(kept.init);
+            return Ok(Some(kept.init));
         }
-        self.empty(home)?;
+        // A new place has nothing in it, and stays one that processes can be born in.
+        if kept.is_some() || self.is_populated(home)? {
+            self.empty(home)?;
+        }
         self.prepare_folders(plan)?;
-        let mut request = SandboxRequest {
-            spec: plan.spec.clone(),
-            overlay: OverlayPlan::new(&plan.layers, &home.folder, plan.ids),
-            files: plan.files.clone(),
-            binds: plan.binds.clone(),
-            clock: if self.host_clocks.load(Ordering::Relaxed) { Clock::Host } else { Clock::default() },
-            log_limit: crate::logs::FILE_CAP,
-            root_inside: plan.root_inside,
+        Ok(None)
+    }
+
+    fn make(&self, plan: &Plan) -> Result<(), SandboxError> {
+        let home = &plan.home;
+        if let Some(init) = self.make_room(plan)? {
+            return self.attach(plan, init);
+        }
+        let Some(Member { spaces, link }) = self.pool.take() else {
+            let init = self.build(plan, None)?;
+            return self.attach(plan, init);
         };
+        fail_point!("ready-taken");
+        let (init, given) = std::thread::scope(|scope| {
+            let give = || self.network.give_spare(link, &home.owner, plan.address);
+            let giving = std::thread::Builder::new().name("link".to_owned()).spawn_scoped(scope, give);
+            let init = self.build(plan, Some(spaces));
+            let given = giving.ok().and_then(|giving| giving.join().ok());
+            (init, given)
+        });
+        fail_point!("ready-given");
+        match given {
+            Some(Ok(())) => init.map(drop),
+            // It may have been taken away by hand: the namespace is as good, and gets another link.
+            failed => {
+                let why = failed.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
+                tracing::warn!(owner = %home.owner, "a link that was made ahead could not be used: {why}");
+                self.attach(plan, init?)
+            }
+        }
+    }
+
+    /// Gives a standing sandbox its link and its address, unless it has them.
+    pub(super) fn attach(&self, plan: &Plan, init: ProcessIdentity) -> Result<(), SandboxError> {
+        let netns = namespace_of(init.pid)?;
+        // The namespace is of this process only if it still is the same one.
+        if !process::is_alive(init) {
+            return Err(SandboxError::InitGone);
+        }
+        Ok(self.network.attach(netns.as_fd(), &plan.home.owner, plan.address)?)
+    }
+
+    pub(super) fn build(&self, plan: &Plan, spaces: Option<Ready>) -> Result<ProcessIdentity, SandboxError> {
+        let home = &plan.home;
+        let mut request = self.request(plan);
         fail_point!("sandbox-build");
-        let mut built = self.launcher.build(&request, self.descriptors(home)?);
+        let mut built = self.launcher.build_in(spaces.as_ref(), &request, self.descriptors(home)?);
         if request.clock != Clock::Host && built.as_ref().is_err_and(lacks_time_namespaces) {
             if !self.host_clocks.swap(true, Ordering::Relaxed) {
                 tracing::warn!("the kernel makes no time namespaces: apps see the host's clocks (CONFIG_TIME_NS)");
             }
             request.clock = Clock::Host;
-            built = self.launcher.build(&request, self.descriptors(home)?);
+            built = self.launcher.build_in(spaces.as_ref(), &request, self.descriptors(home)?);
         }
         let sandbox = built?;
         fail_point!("sandbox-built");
@@ -158,8 +196,21 @@ impl Sandboxes {
         Ok(init)
     }
 
+    /// What the launcher is to build.
+    pub(super) fn request(&self, plan: &Plan) -> SandboxRequest {
+        SandboxRequest {
+            spec: plan.spec.clone(),
+            overlay: OverlayPlan::new(&plan.layers, &plan.home.folder, plan.ids),
+            files: plan.files.clone(),
+            binds: plan.binds.clone(),
+            clock: if self.host_clocks.load(Ordering::Relaxed) { Clock::Host } else { Clock::default() },
+            log_limit: crate::logs::FILE_CAP,
+            root_inside: plan.root_inside,
+        }
+    }
+
     /// What init is handed: its groups, the log, the exit records, its socket.
-    fn descriptors(&self, home: &Home) -> Result<SandboxFds, SandboxError> {
+    pub(super) fn descriptors(&self, home: &Home) -> Result<SandboxFds, SandboxError> {
         let open = |name: &str| -> Result<OwnedFd, SandboxError> {
             let path = home.folder.join(name);
             let file = std::fs::File::options().create(true).append(true).open(&path);
@@ -167,7 +218,7 @@ impl Sandboxes {
         };
         let exits = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(home.exits());
         Ok(SandboxFds {
-            init_cgroups: self.cgroups.open_procs(&home.place, Leaf::Init)?,
+            init_cgroups: self.cgroups.open_groups(&home.place, Leaf::Init)?,
             log: [open("log.0")?, open("log.1")?],
             exits: exits.map_err(|source| SandboxError::io("open", &home.exits(), source))?.into(),
             socket: drowse_launcher::init::listen(&home.socket())?,
@@ -205,7 +256,7 @@ impl Sandboxes {
         blocking(move || this.start(&plan)).await
     }
 
-    fn start(&self, plan: &Plan) -> Result<App, SandboxError> {
+    pub(super) fn start(&self, plan: &Plan) -> Result<App, SandboxError> {
         let home = &plan.home;
         let mut kept = self.kept(home).ok_or(SandboxError::InitGone)?;
         self.kill_app(home)?;
@@ -215,14 +266,12 @@ impl Sandboxes {
         kept.incarnation += 1;
         kept.kills_before = self.cgroups.oom_kills(&home.place)?;
         self.keep(home, &kept)?;
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-        let pipes = pipe().and_then(|out| Ok((out, pipe()?))).map_err(|errno| SandboxError::Pipe(errno.into()))?;
-        let ((out_read, out), (err_read, err)) = pipes;
+        let [(out_read, out), (err_read, err)] = pipes()?;
         client.attach(kept.incarnation, out_read, err_read)?;
         let request = ProcessRequest { process, ids: plan.ids, seccomp: SeccompProfile::Default };
         let descriptors = ProcessFds {
             init: init.as_fd(),
-            app_cgroups: self.cgroups.open_procs(&home.place, Leaf::App)?,
+            app_cgroups: self.cgroups.open_groups(&home.place, Leaf::App)?,
             stdin: None,
             stdout: out,
             stderr: err,
@@ -358,9 +407,17 @@ impl Sandboxes {
         }
     }
 
-    fn kill_app(&self, home: &Home) -> Result<(), SandboxError> {
+    pub(super) fn kill_app(&self, home: &Home) -> Result<(), SandboxError> {
+        if !self.cgroups.is_populated(&home.place, Leaf::App)? {
+            return Ok(());
+        }
         self.cgroups.kill_app(&home.place)?;
         self.wait_until_empty(home, &[Leaf::App])
+    }
+
+    fn is_populated(&self, home: &Home) -> Result<bool, SandboxError> {
+        let [init, app] = Leaf::ALL.map(|leaf| self.cgroups.is_populated(&home.place, leaf));
+        Ok(init? || app?)
     }
 
     fn wait_until_empty(&self, home: &Home, leaves: &[Leaf]) -> Result<(), SandboxError> {
@@ -394,8 +451,9 @@ impl Sandboxes {
         self.kept(home).map(|kept| kept.image)
     }
 
-    fn keep(&self, home: &Home, kept: &Kept) -> Result<(), SandboxError> {
-        Ok(durable::save(&home.sandbox_record(), MAGIC, VERSION, kept)?)
+    pub(super) fn keep(&self, home: &Home, kept: &Kept) -> Result<(), SandboxError> {
+        // Processes end with the host: nothing of it is worth a wait for the disk.
+        Ok(durable::save_until_reboot(&home.sandbox_record(), MAGIC, VERSION, kept)?)
     }
 
     /// Whether a failure to start is the image's own: its command cannot be executed.
@@ -412,8 +470,14 @@ impl Sandboxes {
     }
 }
 
-fn lacks_time_namespaces(error: &LauncherError) -> bool {
+pub(super) fn lacks_time_namespaces(error: &LauncherError) -> bool {
     matches!(error, LauncherError::Failed(failure) if failure.step == Step::TimeNamespace)
+}
+
+/// Those of an app's two streams, each with its reading end first.
+pub(super) fn pipes() -> Result<[(OwnedFd, OwnedFd); 2], SandboxError> {
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    pipe().and_then(|out| Ok([out, pipe()?])).map_err(|errno| SandboxError::Pipe(errno.into()))
 }
 
 /// Nobody writes to the app's pipes any more: init closes them when it has read them to the end.

@@ -162,7 +162,8 @@ pub(super) async fn publish(node: &Node, record: &Record) -> Result<(), SandboxE
 async fn route(node: &Node, address: Ipv4Addr) -> Result<(), SandboxError> {
     let home = sites_home(&node.config);
     let netns = node.sandboxes.network_of(&home)?;
-    Ok(node.sandboxes.network.add_address(netns.as_fd(), &home.owner, address).await?)
+    let network = node.sandboxes.network.clone();
+    blocking(move || Ok(network.add_address(netns.as_fd(), &home.owner, address)?)).await
 }
 
 /// Takes a site from the server again. Idempotent.

@@ -112,15 +112,8 @@ impl<H: Host> Actor<H> {
     /// Does `first`, and then what comes, until the instance is removed or every handle is dropped.
     /// Dropped at any point, it leaves the instance running, to be adopted.
     pub async fn run(mut self, first: Vec<Effect>) -> Outcome {
-        if self.unwritten
-            && let Err(error) = self.keep().await
-        {
+        if let Err(error) = self.begin(first).await {
             return self.refuse(&error).await;
-        }
-        self.show();
-        self.watch();
-        for effect in first {
-            self.act(effect).await;
         }
         loop {
             let due = self.record.life.due();
@@ -146,6 +139,31 @@ impl<H: Host> Actor<H> {
             // What could not be written is tried again from here.
             let _ = self.happen(event).await;
         }
+    }
+
+    /// What is new is begun as soon as there is room for its record: the launch takes less long than the
+    /// disk. Nobody is told of it, nor does anything of it go on, before the record is there.
+    async fn begin(&mut self, first: Vec<Effect>) -> Result<(), KeepError> {
+        if !self.unwritten {
+            self.show();
+            self.watch();
+            for effect in first {
+                self.act(effect).await;
+            }
+            return Ok(());
+        }
+        let written = self.host.write(&self.record).await?;
+        for effect in first {
+            self.act(effect).await;
+        }
+        if let Err(error) = written.commit().await {
+            while self.work.join_next().await.is_some() {}
+            remove(Arc::clone(&self.host), Arc::clone(&self.events), self.record.clone()).await;
+            return Err(error);
+        }
+        self.unwritten = false;
+        self.show();
+        Ok(())
     }
 
     async fn command(&mut self, command: Command) {

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Instances;
-use super::host::{Host, KeepError, Listening, Record};
+use super::host::{Host, KeepError, Listening, Record, Written};
 use super::state::{App, Exit, LaunchFailure, Running};
 use crate::addresses::Addresses;
 use crate::config::AddressRange;
@@ -162,6 +162,10 @@ impl Host for FakeHost {
 
     fn jitter(&self) -> f64 {
         0.5
+    }
+
+    async fn write(&self, record: &Record) -> Result<Written, KeepError> {
+        self.keep(record).await.map(|()| Written::new(|| Ok(())))
     }
 
     async fn keep(&self, record: &Record) -> Result<(), KeepError> {

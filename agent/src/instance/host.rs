@@ -103,6 +103,26 @@ pub enum KeepError {
     Io(String),
 }
 
+/// A record that is written, and not on disk yet whatever happens.
+#[must_use]
+pub struct Written(Box<dyn FnOnce() -> Result<(), KeepError> + Send>);
+
+impl Written {
+    /// One that `commit` puts on disk. It may block.
+    pub fn new(commit: impl FnOnce() -> Result<(), KeepError> + Send + 'static) -> Self {
+        Self(Box::new(commit))
+    }
+
+    /// Waits until it is on disk.
+    ///
+    /// # Errors
+    /// If it cannot be put there.
+    pub async fn commit(self) -> Result<(), KeepError> {
+        let committed = tokio::task::spawn_blocking(self.0);
+        committed.await.unwrap_or_else(|error| Err(KeepError::Io(error.to_string())))
+    }
+}
+
 /// What a host does for instances. Every call is idempotent: it may be repeated after a crash.
 pub trait Host: Send + Sync + 'static {
     /// The time; a fake's follows tokio's.
@@ -113,6 +133,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// Writes the record, durably.
     fn keep(&self, record: &Record) -> impl Future<Output = Result<(), KeepError>> + Send;
+
+    /// The first half of [`keep`](Self::keep) for an instance that has no record yet: there is room for it
+    /// then, and it need not be waited for. What is begun before [`Written::commit`] ends has no owner after
+    /// a crash, and is swept away.
+    fn write(&self, record: &Record) -> impl Future<Output = Result<Written, KeepError>> + Send;
 
     /// Makes what is missing of image, groups, sandbox and network, and starts the app. Never leaves
     /// an older copy of it running.

@@ -6,9 +6,10 @@ use std::os::fd::BorrowedFd;
 use netlink_packet_route::address::AddressScope;
 use sha2::{Digest, Sha256};
 
+use super::changes::{Change, Changes};
+use super::elements::{self, Element};
 use super::error::NetworkError;
-use super::netlink::{Link, Netlink, NewEnd, Route};
-use super::nft::{self, Element};
+use super::netlink::{Link, NewEnd, Route};
 use super::{GATEWAY, INNER_NAME, Owner, inside, sysctl};
 
 /// Where nothing says otherwise.
@@ -56,8 +57,8 @@ pub(super) fn mtu_towards_outside(routes: &[Route], links: &[Link]) -> u32 {
 
 impl Plan {
     /// The owner's link, if it is there and whole. A half-made one is removed.
-    pub async fn find(&self, netlink: &Netlink) -> Result<Option<Link>, NetworkError> {
-        let Some(link) = netlink.link(&self.name).await? else { return Ok(None) };
+    pub fn find(&self, changes: &Changes) -> Result<Option<Link>, NetworkError> {
+        let Some(link) = changes.link(&self.name)? else { return Ok(None) };
         match &link.alias {
             Some(alias) if *alias == self.alias => Ok(Some(link)),
             Some(alias) => Err(NetworkError::NameTaken {
@@ -66,46 +67,78 @@ impl Plan {
                 owner: self.owner.clone(),
             }),
             None => {
-                netlink.delete_link(&link).await?;
+                changes.undo(Change::no_link(&link))?;
                 Ok(None)
             }
         }
     }
 
     /// Makes the pair. Its alias comes last, so that a pair without one is known to be half-made.
-    pub async fn make(&self, netlink: &Netlink, netns: BorrowedFd<'_>, mtu: u32) -> Result<Link, NetworkError> {
+    pub fn make(&self, changes: &Changes, netns: BorrowedFd<'_>, mtu: u32) -> Result<Link, NetworkError> {
         let outer = NewEnd { name: &self.name, mac: OUTER_MAC };
         let inner = NewEnd { name: INNER_NAME, mac: inner_mac(&self.owner) };
-        netlink.add_veth(outer, inner, netns, mtu).await?;
-        let made = netlink.link(&self.name).await?.ok_or_else(|| NetworkError::NoLink { owner: self.owner.clone() })?;
-        netlink.set_alias(&made, &self.alias).await?;
-        Ok(made)
+        changes.make(&[Change::veth(&outer, &inner, netns, mtu), Change::alias(&self.name, &self.alias)])?;
+        changes.link(&self.name)?.ok_or_else(|| NetworkError::NoLink { owner: self.owner.clone() })
+    }
+
+    /// Everything about both ends but an address; each step may have been done before. The inner end,
+    /// and a socket beside it; none if it is not in `netns`, with nothing changed there.
+    pub fn prepare(
+        &self,
+        changes: &Changes,
+        link: &Link,
+        netns: BorrowedFd<'_>,
+    ) -> Result<Option<(Link, Changes)>, NetworkError> {
+        let Some(peer) = link.peer else { return Ok(None) };
+        let ends = inside::Ends { inner: peer, outer: link.index };
+        let Some(inner) = inside::prepare(netns, ends, OUTER_MAC)? else { return Ok(None) };
+        sysctl::set_for_link("ipv6", &self.name, "disable_ipv6", "1")?;
+        sysctl::set_for_link("ipv4", &self.name, "rp_filter", "1")?;
+        sysctl::set_for_link("ipv4", &self.name, "forwarding", "1")?;
+        changes.make(&[Change::address(link, GATEWAY, AddressScope::Link), Change::up(&self.name)])?;
+        Ok(Some(inner))
     }
 
     /// Everything about `address` on both ends; each step may have been done before. False if the
     /// other end is not in `netns`, with nothing changed inside.
-    pub async fn set_up(
+    pub fn set_up(
         &self,
-        netlink: &Netlink,
+        changes: &Changes,
         link: &Link,
         netns: BorrowedFd<'_>,
         address: Ipv4Addr,
     ) -> Result<bool, NetworkError> {
-        let Some(peer) = link.peer else { return Ok(false) };
-        if !inside::set_up(netns, inside::Ends { inner: peer, outer: link.index }, address, OUTER_MAC).await? {
-            return Ok(false);
-        }
+        let Some((inner, inside)) = self.prepare(changes, link, netns)? else { return Ok(false) };
         // Only what its own source address says it is may enter, so the table is told first.
-        nft::add(&self.table, &Element { link: self.name.clone(), address }).await?;
-        sysctl::set_for_link("ipv6", &self.name, "disable_ipv6", "1")?;
-        sysctl::set_for_link("ipv4", &self.name, "rp_filter", "1")?;
-        sysctl::set_for_link("ipv4", &self.name, "forwarding", "1")?;
-        netlink.add_address(link, GATEWAY, AddressScope::Link).await?;
-        netlink.set_up(link).await?;
-        netlink.add_neighbour(link, address, inner_mac(&self.owner)).await?;
-        netlink.route_host(link, address, Some(GATEWAY)).await?;
+        elements::add(&self.table, &Element { link: self.name.clone(), address })?;
+        inside::give_address(&inside, &inner, address)?;
+        changes.make(&self.routes(link, address))?;
         Ok(true)
     }
+
+    /// Gives a spare link to the owner, with `address` as its own.
+    pub fn take_over(&self, changes: &Changes, spare: &Spare, address: Ipv4Addr) -> Result<(), NetworkError> {
+        elements::add(&self.table, &Element { link: self.name.clone(), address })?;
+        let mut all = vec![Change::rename(&spare.outer, &self.name, &self.alias)];
+        all.extend(self.routes(&spare.outer, address));
+        changes.make(&all)?;
+        inside::change_owner(&spare.inside, &spare.inner, address, inner_mac(&self.owner), OUTER_MAC)
+    }
+
+    /// The way to `address` from the host.
+    fn routes(&self, link: &Link, address: Ipv4Addr) -> [Change; 2] {
+        [Change::neighbour(link, address, inner_mac(&self.owner)), Change::host_route(link, address, Some(GATEWAY))]
+    }
+}
+
+/// A link that nobody owns yet, into a namespace in which nothing runs. It is whole but for an address, and
+/// without one the table lets nothing of it through.
+#[derive(Debug)]
+pub(super) struct Spare {
+    pub outer: Link,
+    pub inner: Link,
+    /// A socket of the inner end's namespace.
+    pub inside: Changes,
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! It knows instances only as the [`Owner`] of a link. IPv6 is switched off on both ends of every
 //! link for now; inside, `::1` stays.
 
+mod changes;
+mod elements;
 mod error;
 mod inside;
 mod link;
@@ -23,6 +25,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use changes::{Change, Changes};
 use drowse_api::{DeploymentId, InstanceId};
 pub use error::NetworkError;
 use netlink::Netlink;
@@ -133,7 +136,16 @@ pub struct Network {
     config: Arc<NetworkConfig>,
     /// Of the link towards the outside, as `ensure` last saw it.
     mtu: Arc<AtomicU32>,
+    /// Counts spare links.
+    spares: Arc<AtomicU32>,
 }
+
+/// A link that is made before anybody owns it.
+#[derive(Debug)]
+pub struct SpareLink(link::Spare);
+
+/// What the owners of spare links begin with; no instance's id has two hyphens in a row.
+const SPARE: &str = "spare--";
 
 /// Opens the network namespace of a process. The caller checks afterwards, by pidfd, that the
 /// process still is the one it meant.
@@ -151,7 +163,7 @@ impl Network {
     /// The network described by `config`; touches nothing.
     #[must_use]
     pub fn new(config: NetworkConfig) -> Self {
-        Self { config: Arc::new(config), mtu: Arc::new(AtomicU32::new(link::DEFAULT_MTU)) }
+        Self { config: Arc::new(config), mtu: Arc::new(AtomicU32::new(link::DEFAULT_MTU)), spares: Arc::default() }
     }
 
     /// Puts the table, forwarding and the range's own route in place. Idempotent; links that are
@@ -178,46 +190,75 @@ impl Network {
     }
 
     /// Gives `owner` a link into the namespace `netns`, with `address` as its own. Idempotent; a link
-    /// of the same owner into another namespace is replaced.
+    /// of the same owner into another namespace is replaced. Blocking.
     ///
     /// # Errors
     /// If the kernel refuses a step; a link that was made here is then removed again.
-    pub async fn attach(&self, netns: BorrowedFd<'_>, owner: &Owner, address: Ipv4Addr) -> Result<(), NetworkError> {
-        let netlink = Netlink::open()?;
+    pub fn attach(&self, netns: BorrowedFd<'_>, owner: &Owner, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let changes = Changes::open()?;
         let plan = self.plan(owner);
-        if let Some(there) = plan.find(&netlink).await? {
-            if plan.set_up(&netlink, &there, netns, address).await? {
+        if let Some(there) = plan.find(&changes)? {
+            if plan.set_up(&changes, &there, netns, address)? {
                 return Ok(());
             }
             // Its other end is in a namespace of an earlier sandbox, or nowhere.
-            netlink.delete_link(&there).await?;
+            changes.undo(Change::no_link(&there))?;
         }
-        let made = plan.make(&netlink, netns, self.mtu.load(Ordering::Relaxed)).await?;
-        let done = match plan.set_up(&netlink, &made, netns, address).await {
+        let made = plan.make(&changes, netns, self.mtu.load(Ordering::Relaxed))?;
+        let done = match plan.set_up(&changes, &made, netns, address) {
             Ok(true) => return Ok(()),
             Ok(false) => Err(NetworkError::InnerEnd { owner: owner.clone() }),
             Err(error) => Err(error),
         };
-        if let Err(error) = netlink.delete_link(&made).await {
-            tracing::warn!(%owner, %error, "a link that could not be set up could not be removed either");
+        forget(&changes, &made);
+        done
+    }
+
+    /// Makes a link into `netns`, in which nothing runs yet, that can be given to an owner later. Its
+    /// alias names an owner that nobody has a record of. Blocking.
+    ///
+    /// # Errors
+    /// If the kernel refuses a step; the link is then removed again.
+    pub fn make_spare(&self, netns: BorrowedFd<'_>) -> Result<SpareLink, NetworkError> {
+        let number = self.spares.fetch_add(1, Ordering::Relaxed);
+        let owner = Owner(format!("{SPARE}{}-{number}", std::process::id()));
+        let (changes, plan) = (Changes::open()?, self.plan(&owner));
+        let outer = plan.make(&changes, netns, self.mtu.load(Ordering::Relaxed))?;
+        match plan.prepare(&changes, &outer, netns) {
+            Ok(Some((inner, inside))) => Ok(SpareLink(link::Spare { outer, inner, inside })),
+            other => {
+                forget(&changes, &outer);
+                Err(other.err().unwrap_or(NetworkError::InnerEnd { owner }))
+            }
+        }
+    }
+
+    /// Gives a spare link to `owner`, with `address` as its own. A link of the same owner into another
+    /// namespace is removed. Blocking.
+    ///
+    /// # Errors
+    /// If the kernel refuses a step; the link is then removed.
+    pub fn give_spare(&self, spare: SpareLink, owner: &Owner, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let (changes, plan, SpareLink(spare)) = (Changes::open()?, self.plan(owner), spare);
+        let done = plan.find(&changes).and_then(|there| {
+            there.map_or(Ok(()), |there| changes.undo(Change::no_link(&there)))?;
+            plan.take_over(&changes, &spare, address)
+        });
+        if done.is_err() {
+            forget(&changes, &spare.outer);
         }
         done
     }
 
-    /// Routes one more address to `owner`'s link. Idempotent.
+    /// Routes one more address to `owner`'s link. Idempotent. Blocking.
     ///
     /// # Errors
     /// If the owner has no link into `netns`.
-    pub async fn add_address(
-        &self,
-        netns: BorrowedFd<'_>,
-        owner: &Owner,
-        address: Ipv4Addr,
-    ) -> Result<(), NetworkError> {
-        let netlink = Netlink::open()?;
+    pub fn add_address(&self, netns: BorrowedFd<'_>, owner: &Owner, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let changes = Changes::open()?;
         let plan = self.plan(owner);
-        let there = plan.find(&netlink).await?.ok_or_else(|| NetworkError::NoLink { owner: owner.clone() })?;
-        if plan.set_up(&netlink, &there, netns, address).await? {
+        let there = plan.find(&changes)?.ok_or_else(|| NetworkError::NoLink { owner: owner.clone() })?;
+        if plan.set_up(&changes, &there, netns, address)? {
             return Ok(());
         }
         Err(NetworkError::InnerEnd { owner: owner.clone() })
@@ -235,11 +276,11 @@ impl Network {
     ) -> Result<(), NetworkError> {
         let netlink = Netlink::open()?;
         let plan = self.plan(owner);
-        if let Some(there) = plan.find(&netlink).await? {
+        if let Some(there) = plan.find(&Changes::open()?)? {
             netlink.unroute(&there, address).await?;
-            inside::remove_address(netns, address).await?;
+            inside::remove_address(netns, address)?;
         }
-        nft::remove(&self.config.table, |element| element.link == plan.name && element.address == address).await
+        elements::remove(&self.config.table, |element| element.link == plan.name && element.address == address)
     }
 
     /// Removes `owner`'s link with its routes and its elements of the table. Idempotent. Takes tens
@@ -250,10 +291,10 @@ impl Network {
     pub async fn detach(&self, owner: &Owner) -> Result<(), NetworkError> {
         let netlink = Netlink::open()?;
         let plan = self.plan(owner);
-        if let Some(there) = plan.find(&netlink).await? {
+        if let Some(there) = plan.find(&Changes::open()?)? {
             netlink.delete_link(&there).await?;
         }
-        nft::remove(&self.config.table, |element| element.link == plan.name).await
+        elements::remove(&self.config.table, |element| element.link == plan.name)
     }
 
     /// Every link of ours on the host.
@@ -294,11 +335,11 @@ impl Network {
     /// Removes elements whose link is gone: a namespace that ends takes its link with it. Elements
     /// are listed first, so that one whose link is only being made is never taken for stale.
     async fn forget_stale_elements(&self) -> Result<(), NetworkError> {
-        let elements = nft::elements(&self.config.table).await?;
+        let elements = elements::elements(&self.config.table)?;
         let links = Netlink::open()?.links().await?;
         let is_stale = |link: &str| !links.iter().any(|there| there.name == link);
         let stale: Vec<_> = elements.into_iter().filter(|element| is_stale(&element.link)).collect();
-        nft::delete(&self.config.table, &stale).await
+        elements::delete(&self.config.table, &stale)
     }
 
     fn plan(&self, owner: &Owner) -> link::Plan {
@@ -316,5 +357,12 @@ impl Network {
 
     fn owner_of(&self, alias: &str) -> Option<Owner> {
         alias.strip_prefix(&*self.config.table)?.strip_prefix(':').and_then(Owner::parse)
+    }
+}
+
+/// Removes a link that could not be set up.
+fn forget(changes: &Changes, link: &netlink::Link) {
+    if let Err(error) = changes.undo(Change::no_link(link)) {
+        tracing::warn!(link = link.name, %error, "a link that is of no use could not be removed");
     }
 }

@@ -2,13 +2,11 @@
 //! that we need, each naming itself in its error.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures_util::TryStreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressScope};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::error::NetworkError;
 use crate::config::AddressRange;
@@ -61,13 +59,13 @@ impl Drop for Netlink {
     }
 }
 
-fn refused(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
+pub(super) fn refused(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
     let action = action.into();
     move |source| NetworkError::Netlink { action, source }
 }
 
 /// Whether the kernel said that what was to be changed or found is not there.
-fn is_missing(error: &rtnetlink::Error) -> bool {
+pub(super) fn is_missing(error: &rtnetlink::Error) -> bool {
     let code = match error {
         rtnetlink::Error::NetlinkError(message) => -message.raw_code(),
         _ => 0,
@@ -94,14 +92,6 @@ impl Netlink {
         Ok(messages.into_iter().filter_map(read_link).collect())
     }
 
-    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetworkError> {
-        match self.handle.link().get().match_name(name).execute().try_next().await {
-            Ok(message) => Ok(message.and_then(read_link)),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(refused(format!("find link {name}"))(error)),
-        }
-    }
-
     /// IPv4 routes of all tables, the addresses of this host among them.
     pub async fn routes(&self) -> Result<Vec<Route>, NetworkError> {
         let question = RouteMessageBuilder::<Ipv4Addr>::new().build();
@@ -110,90 +100,10 @@ impl Netlink {
         Ok(messages.into_iter().filter_map(read_route).collect())
     }
 
-    /// Makes a veth pair whose second end is born in `netns`.
-    pub async fn add_veth(
-        &self,
-        outer: NewEnd<'_>,
-        inner: NewEnd<'_>,
-        netns: BorrowedFd<'_>,
-        mtu: u32,
-    ) -> Result<(), NetworkError> {
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(inner.name)
-            .address(inner.mac.to_vec())
-            .mtu(mtu)
-            .setns_by_fd(netns.as_raw_fd())
-            .build();
-        let message = LinkMessageBuilder::<LinkVeth>::new(outer.name, inner.name)
-            .address(outer.mac.to_vec())
-            .mtu(mtu)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .build();
-        self.handle.link().add(message).execute().await.map_err(refused(format!("make link {}", outer.name)))
-    }
-
-    pub async fn set_alias(&self, link: &Link, alias: &str) -> Result<(), NetworkError> {
-        let message = LinkUnspec::new_with_index(link.index).alias(alias).build();
-        self.handle
-            .link()
-            .set(message)
-            .execute()
-            .await
-            .map_err(refused(format!("name the owner of link {}", link.name)))
-    }
-
-    pub async fn set_up(&self, link: &Link) -> Result<(), NetworkError> {
-        let message = LinkUnspec::new_with_index(link.index).up().build();
-        self.handle.link().set(message).execute().await.map_err(refused(format!("switch link {} on", link.name)))
-    }
-
     /// Removes a link; one that is gone is no error.
     pub async fn delete_link(&self, link: &Link) -> Result<(), NetworkError> {
         let done = self.handle.link().del(link.index).execute().await;
         unless_missing(done, format!("remove link {}", link.name))
-    }
-
-    /// Gives a link an address that is only itself.
-    pub async fn add_address(&self, link: &Link, address: Ipv4Addr, scope: AddressScope) -> Result<(), NetworkError> {
-        let mut request = self.handle.address().add(link.index, IpAddr::V4(address), 32).replace();
-        request.message_mut().header.scope = scope;
-        request.execute().await.map_err(refused(format!("give link {} the address {address}", link.name)))
-    }
-
-    /// Takes an address from a link; one that is gone is no error.
-    pub async fn remove_address(&self, link: &Link, address: Ipv4Addr) -> Result<(), NetworkError> {
-        let found = self.handle.address().get().set_link_index_filter(link.index).execute();
-        let messages: Vec<_> =
-            found.try_collect().await.map_err(refused(format!("list addresses of {}", link.name)))?;
-        for message in messages {
-            let is_it = |attribute: &AddressAttribute| *attribute == AddressAttribute::Local(IpAddr::V4(address));
-            if message.attributes.iter().any(is_it) {
-                let done = self.handle.address().del(message).execute().await;
-                unless_missing(done, format!("take the address {address} from {}", link.name))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A neighbour entry that is never asked for and never forgotten.
-    pub async fn add_neighbour(&self, link: &Link, address: Ipv4Addr, mac: [u8; 6]) -> Result<(), NetworkError> {
-        let request = self.handle.neighbours().add(link.index, IpAddr::V4(address)).link_layer_address(&mac).replace();
-        request.execute().await.map_err(refused(format!("make {address} a neighbour on {}", link.name)))
-    }
-
-    /// Routes one address to a link, sending from `source`.
-    pub async fn route_host(
-        &self,
-        link: &Link,
-        address: Ipv4Addr,
-        source: Option<Ipv4Addr>,
-    ) -> Result<(), NetworkError> {
-        let mut route = host_route(link, address);
-        if let Some(source) = source {
-            route = route.pref_source(source);
-        }
-        let request = self.handle.route().add(route.build()).replace();
-        request.execute().await.map_err(refused(format!("route {address} to {}", link.name)))
     }
 
     /// Takes away the route and the neighbour of an address; what is gone is no error.
@@ -204,13 +114,6 @@ impl Netlink {
         let message = neighbour.message_mut().clone();
         let done = self.handle.neighbours().del(message).execute().await;
         unless_missing(done, format!("forget the neighbour {address}"))
-    }
-
-    /// Everything goes through `gateway`, which is on the link though no prefix says so.
-    pub async fn route_default(&self, link: &Link, gateway: Ipv4Addr) -> Result<(), NetworkError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(link.index).gateway(gateway).onlink();
-        let request = self.handle.route().add(route.build()).replace();
-        request.execute().await.map_err(refused(format!("route everything to {gateway}")))
     }
 
     /// Addresses of the range that no instance has answer "no route" at once, instead of leaving by
@@ -227,7 +130,7 @@ impl Netlink {
     }
 }
 
-fn host_route(link: &Link, address: Ipv4Addr) -> RouteMessageBuilder<Ipv4Addr> {
+pub(super) fn host_route(link: &Link, address: Ipv4Addr) -> RouteMessageBuilder<Ipv4Addr> {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(address, 32)
         .output_interface(link.index)
@@ -242,7 +145,7 @@ fn blocked(range: AddressRange) -> RouteMessage {
         .build()
 }
 
-fn read_link(message: LinkMessage) -> Option<Link> {
+pub(super) fn read_link(message: LinkMessage) -> Option<Link> {
     let mut link = Link { index: message.header.index, name: String::new(), alias: None, mtu: 0, peer: None };
     for attribute in message.attributes {
         match attribute {

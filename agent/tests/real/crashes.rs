@@ -129,7 +129,7 @@ impl Case {
         let instances = self.agent.data("instances").display().to_string();
         left.extend(mounts.lines().filter(|line| line.contains(&instances)).map(ToOwned::to_owned));
         left.extend(self.agent.groups());
-        left.extend(self.agent.traces().into_iter().filter(|trace| trace.starts_with("/sys/class/net/")));
+        left.extend(self.agent.links());
         let table = self.agent.table();
         left.extend(table.contains(&address.ip().to_string()).then_some(table));
         left
@@ -170,4 +170,16 @@ async fn a_death_at_any_write_of_a_record_loses_nothing() {
     // Each write once, half of them just before the new record is there and half just after.
     case.lives_through_each("durable-before-rename", 0, 2).await;
     case.lives_through_each("durable-after-rename", 1, 2).await;
+}
+
+#[tokio::test]
+async fn a_death_while_a_sandbox_is_made_ready_or_taken_leaves_one_copy() {
+    let Some(mut case) = Case::new(16).await else { return };
+    for point in ["ready-taken", "ready-given"] {
+        case.lives_through_each(point, 0, 1).await;
+    }
+    // In the middle of filling the pool, and just before it is full.
+    for point in ["ready-make", "ready-made", "ready-linked"] {
+        assert!(case.lives_through(&format!("{point}=1*off->panic")).await, "{point} was never passed");
+    }
 }

@@ -6,6 +6,7 @@ mod cleanup;
 mod crashes;
 mod endure;
 mod hostile;
+mod ready;
 mod support;
 
 use drowse_api::ErrorCode;

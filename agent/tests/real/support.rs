@@ -298,6 +298,41 @@ impl Agent {
         line.split('"').nth(1).expect("a text").to_owned()
     }
 
+    /// The links that are made ahead: names, and the kernel's numbers, which are never given again.
+    pub fn spare_links(&self) -> Vec<(String, u32)> {
+        let prefix = format!("{}-", self.value("link_prefix"));
+        let mut links = Vec::new();
+        for link in names("/sys/class/net") {
+            let read = |file: &str| std::fs::read_to_string(format!("{link}/{file}")).unwrap_or_default();
+            let name = link.rsplit('/').next().unwrap_or_default();
+            if name.starts_with(&prefix) && read("ifalias").contains(":spare--") {
+                links.extend(read("ifindex").trim().parse().map(|index| (name.to_owned(), index)));
+            }
+        }
+        links
+    }
+
+    /// The links that are of something.
+    pub fn links(&self) -> Vec<String> {
+        let spare: Vec<String> =
+            self.spare_links().into_iter().map(|(name, _)| format!("/sys/class/net/{name}")).collect();
+        let is_of_something = |trace: &String| trace.starts_with("/sys/class/net/") && !spare.contains(trace);
+        self.traces().into_iter().filter(is_of_something).collect()
+    }
+
+    /// Waits until so many sandboxes are ready.
+    pub async fn until_ready_ahead(&self, count: usize) -> Vec<(String, u32)> {
+        let began = Instant::now();
+        loop {
+            let links = self.spare_links();
+            if links.len() == count {
+                return links;
+            }
+            assert!(began.elapsed() < LIMIT, "{count} were to be ready: {links:?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// The agent's nftables table as nft prints it.
     pub fn table(&self) -> String {
         let list = Command::new("nft").args(["list", "table", "inet", &self.value("table")]).output();

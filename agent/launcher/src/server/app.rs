@@ -16,7 +16,7 @@ use rustix::process::DumpableBehavior;
 use super::capabilities::Sets;
 use super::channel::{self, Channel, Word};
 use super::process::Given;
-use super::{devices, inside};
+use super::{devices, groups, inside};
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::{ProcessRequest, SeccompProfile};
 use crate::rules::Rule;
@@ -161,7 +161,7 @@ fn refused(field: &str, why: impl Into<String>) -> Failure {
 
 /// Everything between the fork and the app.
 pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) -> Result<Infallible, Failure> {
-    inside::enter_cgroups(&given.cgroups)?;
+    groups::enter(&given.cgroups)?;
     if Rule::OwnSession.in_force() {
         rustix::process::setsid().or_fail(Step::Session, "the process")?;
     }

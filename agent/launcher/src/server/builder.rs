@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::{process, sandbox, send_answer};
+use super::{process, ready, sandbox, send_answer};
 use crate::failure::{Failure, Step};
 use crate::sys;
 use crate::wire::{self, Answer, Done, Request};
@@ -12,31 +12,47 @@ use crate::wire::{self, Answer, Done, Request};
 /// The exit code of a builder that has answered.
 const ANSWERED: i32 = 0;
 
-/// Carries out the request in `payload` and answers it.
+/// Carries out the request in `payload` and answers it: with the pidfd of what was made, and what
+/// else belongs to it.
 pub(super) fn run(payload: OwnedFd, answer: &OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> i32 {
     sys::reset_signals();
     // What is half built goes with the builder, and the builder with the launcher.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     match carry_out(payload, descriptors, init) {
-        Ok((done, pidfd)) => send_answer(answer, &Answer::Done(done), Some(&pidfd)),
-        Err(failure) => send_answer(answer, &Answer::Failed(failure), None),
+        Ok((done, made)) => send_answer(answer, &Answer::Done(done), &made),
+        Err(failure) => send_answer(answer, &Answer::Failed(failure), &[]),
     }
     ANSWERED
 }
 
-fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Result<(Done, OwnedFd), Failure> {
+fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Result<(Done, Vec<OwnedFd>), Failure> {
     let request = wire::read_payload(payload).map_err(|error| Failure::os(Step::Request, "payload", error))?;
     let mut descriptors = Descriptors(descriptors.into_iter());
     match request {
         Request::Hello => Err(Failure::refused(Step::Request, "order", "a greeting is not for builders")),
-        Request::Build { sandbox, cgroups } => {
-            let given = sandbox::Given {
-                cgroups: descriptors.several(cgroups)?,
-                log: [descriptors.one()?, descriptors.one()?],
-                exits: descriptors.one()?,
-                socket: descriptors.one()?,
+        Request::Prepare => ready::prepare(),
+        Request::Build { sandbox, cgroups, ready } => {
+            let given = descriptors.of_sandbox(cgroups, ready)?;
+            sandbox::build(&sandbox, given, init).map(|(done, pidfd)| (done, vec![pidfd]))
+        }
+        Request::Launch { sandbox, cgroups, ready, process, app_cgroups } => {
+            let given = descriptors.of_sandbox(cgroups, ready)?;
+            let (mut done, init) = sandbox::build(&sandbox, given, init)?;
+            let given = process::Given {
+                init: init.try_clone().map_err(|error| Failure::os(Step::Descriptors, "the new process", error))?,
+                cgroups: descriptors.several(app_cgroups)?,
+                stdout: descriptors.one()?,
+                stderr: descriptors.one()?,
+                stdin: None,
+                gate: Some(descriptors.one()?),
             };
-            sandbox::build(&sandbox, given, init)
+            let mut made = vec![init];
+            let app = process::start(&process, given).map(|(app, pidfd)| {
+                made.push(pidfd);
+                app
+            });
+            done.app = Some(Box::new(app));
+            Ok((done, made))
         }
         Request::Start { process, cgroups, stdin } => {
             let given = process::Given {
@@ -45,8 +61,9 @@ fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Res
                 stdout: descriptors.one()?,
                 stderr: descriptors.one()?,
                 stdin: if stdin { Some(descriptors.one()?) } else { None },
+                gate: None,
             };
-            process::start(&process, given)
+            process::start(&process, given).map(|(done, pidfd)| (done, vec![pidfd]))
         }
     }
 }
@@ -57,6 +74,16 @@ struct Descriptors(std::vec::IntoIter<OwnedFd>);
 impl Descriptors {
     fn one(&mut self) -> Result<OwnedFd, Failure> {
         self.0.next().ok_or_else(|| Failure::refused(Step::Request, "descriptors", "some are missing"))
+    }
+
+    fn of_sandbox(&mut self, cgroups: usize, ready: bool) -> Result<sandbox::Given, Failure> {
+        Ok(sandbox::Given {
+            cgroups: self.several(cgroups)?,
+            log: [self.one()?, self.one()?],
+            exits: self.one()?,
+            socket: self.one()?,
+            ready: self.several(if ready { ready::SPACES.len() } else { 0 })?,
+        })
     }
 
     fn several(&mut self, count: usize) -> Result<Vec<OwnedFd>, Failure> {

@@ -18,7 +18,7 @@ use super::channel::Channel;
 use super::mounts::{self, attach};
 use super::root::{Root, Shape, shape_of};
 use super::sandbox::Blueprint;
-use super::{devices, mask, overlay};
+use super::{devices, groups, mask, overlay};
 use crate::failure::{Failure, OrFail, Step};
 use crate::rules::Rule;
 use crate::sys::{self, MountChange, Strings, change_mount};
@@ -48,13 +48,15 @@ struct Source {
 /// Everything between the clone and init.
 pub(super) fn become_init(blueprint: &Blueprint<'_>, channel: &Channel) -> Result<Infallible, Failure> {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    enter_cgroups(&blueprint.given.cgroups)?;
+    groups::enter(&blueprint.given.cgroups)?;
     rustix::process::setsid().or_fail(Step::Session, "init")?;
     make_private()?;
     let root = make_root(blueprint)?;
     mask::hide(&root, &blueprint.plan)?;
+    if blueprint.given.ready.is_empty() {
+        set_up_network()?;
+    }
     set_parameters(blueprint)?;
-    switch_on_loopback()?;
     set_names(blueprint)?;
     if blueprint.plan.root_is_read_only {
         let change = MountChange { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountChange::default() };
@@ -64,20 +66,6 @@ pub(super) fn become_init(blueprint: &Blueprint<'_>, channel: &Channel) -> Resul
     change_root(&root)?;
     give_up_privileges(blueprint)?;
     execute_init(blueprint, &null, channel)
-}
-
-/// Attaches this process to cgroups by their open `cgroup.procs`, then makes them its root.
-pub(super) fn enter_cgroups(cgroups: &[OwnedFd]) -> Result<(), Failure> {
-    for procs in cgroups.iter().filter(|_| Rule::OwnCgroup.in_force()) {
-        rustix::io::write(procs, b"0").map_err(|error| {
-            let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(procs)));
-            Failure::os(Step::AttachCgroup, path.unwrap_or_default(), error)
-        })?;
-    }
-    if !Rule::NamespaceCgroup.in_force() {
-        return Ok(());
-    }
-    sys::unshare(libc::CLONE_NEWCGROUP).or_fail(Step::CgroupNamespace, "the process")
 }
 
 fn make_private() -> Result<(), Failure> {
@@ -159,8 +147,9 @@ fn open_binds(blueprint: &Blueprint<'_>) -> Result<Vec<Source>, Failure> {
     Ok(sources)
 }
 
-/// Through a proc of our own that nothing is mounted over: writes reach what they name.
-fn set_parameters(blueprint: &Blueprint<'_>) -> Result<(), Failure> {
+/// The parameters of every sandbox, and its loopback. Through a proc of our own that nothing is mounted
+/// over: writes reach what they name.
+pub(super) fn set_up_network() -> Result<(), Failure> {
     let proc = mounts::new_mount("proc", &[], mounts::data())?;
     for (name, value, is_needed) in PARAMETERS {
         match set_parameter(&proc, Path::new(name), value) {
@@ -170,6 +159,15 @@ fn set_parameters(blueprint: &Blueprint<'_>) -> Result<(), Failure> {
             _ => {}
         }
     }
+    switch_on_loopback()
+}
+
+/// Those of the configuration, in the same way.
+fn set_parameters(blueprint: &Blueprint<'_>) -> Result<(), Failure> {
+    if blueprint.plan.parameters.is_empty() {
+        return Ok(());
+    }
+    let proc = mounts::new_mount("proc", &[], mounts::data())?;
     for (name, value) in &blueprint.plan.parameters {
         set_parameter(&proc, name, value).or_fail(Step::Sysctl, name)?;
     }

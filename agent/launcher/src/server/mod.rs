@@ -6,12 +6,14 @@ mod builder;
 mod capabilities;
 mod channel;
 mod devices;
+mod groups;
 mod idmap;
 mod inside;
 mod mask;
 mod mounts;
 mod overlay;
 mod process;
+mod ready;
 mod root;
 mod sandbox;
 mod shield;
@@ -250,7 +252,7 @@ fn kill(pid: i32) {
 }
 
 fn reply(to: &OwnedFd, answer: &Answer) {
-    send_answer(to, answer, None);
+    send_answer(to, answer, &[]);
 }
 
 fn reply_failure(to: &OwnedFd, failure: Failure) {
@@ -258,8 +260,8 @@ fn reply_failure(to: &OwnedFd, failure: Failure) {
 }
 
 /// Sends an answer; that nobody waits for it any more is not the launcher's concern.
-fn send_answer(to: &OwnedFd, answer: &Answer, descriptor: Option<&OwnedFd>) {
-    let descriptors: Vec<_> = descriptor.iter().map(|descriptor| descriptor.as_fd()).collect();
+fn send_answer(to: &OwnedFd, answer: &Answer, descriptors: &[OwnedFd]) {
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     if let Ok(bytes) = serde_json::to_vec(answer) {
         let _ = wire::send(to, &bytes, &descriptors);
     }

@@ -9,9 +9,9 @@ use nix::unistd::Pid;
 use rustix::process::{Signal, pidfd_send_signal, set_parent_process_death_signal};
 
 use super::app::{self, Prepared};
-use super::channel::{CHILD_LIMIT, Channel, Heard, Word};
-use super::idmap;
+use super::channel::{CHILD_LIMIT, Channel, Heard, Word, await_leave};
 use super::sandbox::set_oom_score;
+use super::{groups, idmap};
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::ProcessRequest;
 use crate::process::start_time;
@@ -25,19 +25,35 @@ pub(super) struct Given {
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) stdin: Option<OwnedFd>,
+    /// Says when it may execute, if that is not at once.
+    pub(super) gate: Option<OwnedFd>,
 }
 
 /// Starts it; when this returns it executes its program.
-pub(super) fn start(request: &ProcessRequest, given: Given) -> Result<(Done, OwnedFd), Failure> {
+pub(super) fn start(request: &ProcessRequest, mut given: Given) -> Result<(Done, OwnedFd), Failure> {
     let prepared = Prepared::new(request, idmap::held_by(&given.init)?)?;
     // Only children are affected, so /proc goes on to mean the host's.
     sys::enter(&given.init, libc::CLONE_NEWPID).or_fail(Step::EnterNamespace, "pid")?;
+    match attempt(&prepared, &mut given) {
+        Err(failure) if failure == at_birth() && groups::attach_instead(&mut given.cgroups).unwrap_or(false) => {
+            attempt(&prepared, &mut given)
+        }
+        other => other,
+    }
+}
+
+/// Of a process that was gone before it said a word.
+fn at_birth() -> Failure {
+    Failure::refused(Step::Builder, "the new process", "it ended before it could execute")
+}
+
+fn attempt(prepared: &Prepared, given: &mut Given) -> Result<(Done, OwnedFd), Failure> {
     let (ours, theirs) = Channel::pair()?;
     let (relay, relayed) = Channel::pair()?;
     match sys::clone_process(0).or_fail(Step::Clone, "the way into the sandbox")? {
         Cloned::Child => {
             drop((ours, relay));
-            let code = match go_between(&prepared, &given, &theirs, &relayed) {
+            let code = match go_between(prepared, given, &theirs, &relayed) {
                 Ok(()) => 0,
                 Err(failure) => {
                     theirs.say(&Word::Failed(failure));
@@ -54,7 +70,7 @@ pub(super) fn start(request: &ProcessRequest, given: Given) -> Result<(Done, Own
             }
             let (pid_inside, pidfd) = relay.take().or_fail(Step::Report, "the new process")?;
             let pidfd = pidfd.ok_or_else(|| Failure::refused(Step::Report, "the new process", "it has no pidfd"))?;
-            let started = oversee(&prepared, pid_inside, &pidfd, &ours);
+            let started = oversee(prepared, given.gate.as_ref(), pid_inside, &pidfd, &ours);
             if started.is_err() {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             }
@@ -72,7 +88,7 @@ fn heard_failure(channel: &Channel) -> Failure {
 }
 
 /// Enters what is left to enter, and forks the process proper.
-fn go_between(prepared: &Prepared, given: &Given, channel: &Channel, relay: &Channel) -> Result<(), Failure> {
+fn go_between(prepared: &Prepared, given: &mut Given, channel: &Channel, relay: &Channel) -> Result<(), Failure> {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let spaces = [
         (libc::CLONE_NEWTIME, "time"),
@@ -83,7 +99,7 @@ fn go_between(prepared: &Prepared, given: &Given, channel: &Channel, relay: &Cha
     ];
     let all = spaces.iter().fold(0, |all, (flag, _)| all | flag);
     sys::enter(&given.init, all).or_fail(Step::EnterNamespace, spaces.map(|(_, name)| name).join(", "))?;
-    match sys::clone_process(0).or_fail(Step::Clone, "the new process")? {
+    match groups::clone(0, &mut given.cgroups).or_fail(Step::Clone, "the new process")? {
         Cloned::Child => {
             let Err(failure) = app::become_app(prepared, given, channel);
             channel.say(&Word::Failed(failure));
@@ -96,7 +112,13 @@ fn go_between(prepared: &Prepared, given: &Given, channel: &Channel, relay: &Cha
 }
 
 /// Hears how the new process gets on, and lets it execute once it is known by pid and start time.
-fn oversee(prepared: &Prepared, pid_inside: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Failure> {
+fn oversee(
+    prepared: &Prepared,
+    gate: Option<&OwnedFd>,
+    pid_inside: i32,
+    pidfd: &OwnedFd,
+    channel: &Channel,
+) -> Result<Done, Failure> {
     let deadline = Instant::now() + CHILD_LIMIT;
     let mut shortfalls = Vec::new();
     loop {
@@ -104,20 +126,21 @@ fn oversee(prepared: &Prepared, pid_inside: i32, pidfd: &OwnedFd, channel: &Chan
             Heard::Word(Word::Failed(failure)) => return Err(failure),
             Heard::Word(Word::Shortfall(failure)) => shortfalls.push(failure),
             Heard::Word(Word::Ready) => break,
-            Heard::Closed => {
-                return Err(Failure::refused(Step::Builder, "the new process", "it ended before it could execute"));
-            }
+            Heard::Closed => return Err(at_birth()),
         }
     }
     let pid = pid_of(pidfd).or_fail(Step::Report, "the new process")?;
     let start_time = start_time(pid).or_fail(Step::Report, "the new process")?;
     // Otherwise the app would inherit the daemon's, and be spared where it should not be.
     shortfalls.extend(set_oom_score(pid, prepared.oom_score.unwrap_or(0)));
+    if let Some(gate) = gate {
+        await_leave(gate).or_fail(Step::Report, "the sandbox, without its network")?;
+    }
     channel.pass(0, None).or_fail(Step::Report, "the new process")?;
     match channel.hear(deadline).or_fail(Step::Report, "the new process")? {
         Heard::Word(Word::Failed(failure)) => Err(failure),
         Heard::Word(_) => Err(Failure::refused(Step::Report, "the new process", "it said more than it should")),
-        Heard::Closed => Ok(Done { pid, start_time, pid_inside, shortfalls }),
+        Heard::Closed => Ok(Done { pid, start_time, pid_inside, shortfalls, app: None }),
     }
 }
 

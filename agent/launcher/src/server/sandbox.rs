@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::channel::{CHILD_LIMIT, Channel, Heard, Word, is_readable};
 use super::idmap::IdMaps;
-use super::{idmap, inside, spec};
+use super::{groups, idmap, inside, ready, spec};
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::{Clock, ClockOffset, SandboxRequest};
 use crate::process::start_time;
@@ -27,6 +27,8 @@ pub(super) struct Given {
     pub(super) log: [OwnedFd; 2],
     pub(super) exits: OwnedFd,
     pub(super) socket: OwnedFd,
+    /// The namespaces that were made ahead, if any were.
+    pub(super) ready: Vec<OwnedFd>,
 }
 
 /// Everything that is known and checked before the first namespace is made.
@@ -50,25 +52,52 @@ pub(super) fn build(request: &SandboxRequest, given: Given, init: &OwnedFd) -> R
         maps.add(ids)?;
     }
     let own_ids = request.root_inside.then(|| idmap::of_processes(request.overlay.ids)).transpose()?;
-    let blueprint = Blueprint { request, plan, maps, own_ids, given, init, filter: crate::seccomp::default_filter() };
+    let filter = crate::seccomp::default_filter();
+    let mut blueprint = Blueprint { request, plan, maps, own_ids, given, init, filter };
     if let Clock::Own { monotonic, boottime } = request.clock
         && Rule::NamespaceTime.in_force()
     {
         new_clock(monotonic, boottime).or_fail(Step::TimeNamespace, "the sandbox")?;
     }
-    let (ours, theirs) = Channel::pair()?;
-    let spaces = [
-        (Rule::NamespacePid, libc::CLONE_NEWPID),
-        (Rule::NamespaceMount, libc::CLONE_NEWNS),
-        (Rule::NamespaceNetwork, libc::CLONE_NEWNET),
-        (Rule::NamespaceIpc, libc::CLONE_NEWIPC),
-        (Rule::NamespaceUts, libc::CLONE_NEWUTS),
-    ];
-    let spaces = spaces.iter().filter(|(rule, _)| rule.in_force()).fold(0, |all, (_, space)| all | space);
-    match sys::clone_process(spaces).or_fail(Step::Clone, "init")? {
+    let spaces = [(Rule::NamespacePid, libc::CLONE_NEWPID), (Rule::NamespaceMount, libc::CLONE_NEWNS)];
+    let mut spaces = spaces.iter().filter(|(rule, _)| rule.in_force()).fold(0, |all, (_, space)| all | space);
+    if blueprint.given.ready.is_empty() {
+        spaces = ready::in_force().fold(spaces, |all, (_, space, _)| all | space);
+    } else {
+        ready::enter(&blueprint.given.ready)?;
+    }
+    match run_init(&mut blueprint, spaces) {
+        Err(Ended::AtBirth(failure)) => {
+            let would_be_born =
+                groups::attach_instead(&mut blueprint.given.cgroups).or_fail(Step::AttachCgroup, "init")?;
+            if would_be_born { run_init(&mut blueprint, spaces).map_err(Ended::failure) } else { Err(failure) }
+        }
+        other => other.map_err(Ended::failure),
+    }
+}
+
+/// How an init did not come to be.
+enum Ended {
+    /// It was killed before it could say a word.
+    AtBirth(Failure),
+    /// In any other way.
+    Later(Failure),
+}
+
+impl Ended {
+    fn failure(self) -> Failure {
+        match self {
+            Self::AtBirth(failure) | Self::Later(failure) => failure,
+        }
+    }
+}
+
+fn run_init(blueprint: &mut Blueprint<'_>, spaces: i32) -> Result<(Done, OwnedFd), Ended> {
+    let (ours, theirs) = Channel::pair().map_err(Ended::Later)?;
+    match groups::clone(spaces, &mut blueprint.given.cgroups).or_fail(Step::Clone, "init").map_err(Ended::Later)? {
         Cloned::Child => {
             drop(ours);
-            let Err(failure) = inside::become_init(&blueprint, &theirs);
+            let Err(failure) = inside::become_init(blueprint, &theirs);
             theirs.say(&Word::Failed(failure));
             sys::exit_now(1)
         }
@@ -98,23 +127,23 @@ fn new_clock(monotonic: ClockOffset, boottime: ClockOffset) -> std::io::Result<(
     File::options().write(true).open("/proc/self/timens_offsets")?.write_all(offsets.as_bytes())
 }
 
-fn await_init(pid: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Failure> {
+fn await_init(pid: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Ended> {
     let deadline = Instant::now() + CHILD_LIMIT;
     let mut shortfalls = Vec::new();
     loop {
-        match channel.hear(deadline).or_fail(Step::Report, "the new sandbox")? {
-            Heard::Word(Word::Failed(failure)) => return Err(failure),
+        match channel.hear(deadline).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)? {
+            Heard::Word(Word::Failed(failure)) => return Err(Ended::Later(failure)),
             Heard::Word(Word::Shortfall(failure)) => shortfalls.push(failure),
             Heard::Word(Word::Ready) => {}
             Heard::Closed => break,
         }
     }
-    if is_readable(pidfd, Duration::ZERO).or_fail(Step::Report, "the new sandbox")? {
-        return Err(Failure::refused(Step::Builder, "init", "it ended before it was running"));
+    if is_readable(pidfd, Duration::ZERO).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)? {
+        return Err(Ended::AtBirth(Failure::refused(Step::Builder, "init", "it ended before it was running")));
     }
     shortfalls.extend(set_oom_score(pid, INIT_OOM_SCORE));
-    let start_time = start_time(pid).or_fail(Step::Report, "init")?;
-    Ok(Done { pid, start_time, pid_inside: 1, shortfalls })
+    let start_time = start_time(pid).or_fail(Step::Report, "init").map_err(Ended::Later)?;
+    Ok(Done { pid, start_time, pid_inside: 1, shortfalls, app: None })
 }
 
 /// Sets the out-of-memory score of a process, seen from outside; the failure if it could not.

@@ -35,6 +35,13 @@ impl Group {
         self.folders.iter().map(|folder| open(folder).into()).collect()
     }
 
+    /// As [`open`](Self::open), with the folder of the version 2 group, to be born in.
+    fn open_for_birth(&self, leaf: &str) -> Vec<OwnedFd> {
+        let mut groups = self.open(leaf);
+        groups[0] = File::open(self.folders[0].join(leaf)).unwrap().into();
+        groups
+    }
+
     fn freeze(&self, frozen: bool) {
         fs::write(self.folders[0].join("app/cgroup.freeze"), if frozen { "1" } else { "0" }).unwrap();
     }
@@ -119,4 +126,41 @@ fn a_start_into_a_frozen_group_fails_in_time_and_leaves_nothing_to_wake_up() {
     assert!(!bench.instance("one").join("upper/app/ghost").exists());
     start(&bench, &sandbox, &group, "echo alive > /app/alive").unwrap();
     wait_until("the next one runs", || bench.instance("one").join("upper/app/alive").exists());
+}
+
+#[test]
+fn init_and_app_are_born_in_the_groups_whose_folders_are_open() {
+    let Some(bench) = Bench::new() else { return };
+    let group = Group::new();
+    // With a group in which somebody was killed, where some kernels kill whatever is born.
+    for killed in [false, true] {
+        if killed {
+            fs::write(group.folders[0].join("cgroup.kill"), "1").unwrap();
+        }
+        let request = bench.request("one");
+        let mut descriptors = bench.descriptors_in("one");
+        descriptors.init_cgroups = group.open_for_birth("init");
+        let built = bench.launcher.build(&request, descriptors).unwrap_or_else(|error| panic!("{}", whole(&error)));
+        let sandbox = bench.connect(built, "one");
+        assert_eq!(group.processes("init"), vec![sandbox.sandbox.pid.to_string(); group.folders.len()]);
+        let null = || -> OwnedFd { File::options().write(true).open("/dev/null").unwrap().into() };
+        let descriptors = ProcessFds {
+            init: sandbox.sandbox.pidfd.as_fd(),
+            app_cgroups: group.open_for_birth("app"),
+            stdin: None,
+            stdout: null(),
+            stderr: null(),
+        };
+        let script = "cat /proc/self/cgroup > /app/groups.new; mv /app/groups.new /app/groups; sleep 1000";
+        let app = bench.launcher.start(&process(&["/bin/sh", "-c", script]), descriptors).unwrap();
+        let is_in = |list: &String| list.lines().any(|pid| pid == app.pid.to_string());
+        assert!(group.processes("app").iter().all(is_in), "{:?}", group.processes("app"));
+        let file = bench.instance("one").join("upper/app/groups");
+        wait_until("the app wrote its groups", || file.exists());
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("drowse"), "the path is hidden: {text}");
+        fs::remove_file(file).unwrap();
+        sandbox.kill();
+        wait_ended(&app.pidfd);
+    }
 }

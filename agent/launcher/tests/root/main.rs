@@ -10,5 +10,6 @@ mod hostile;
 mod identity;
 mod lives;
 mod logs;
+mod ready;
 mod root_inside;
 mod view;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use super::super::{InstanceLink, Network, NetworkConfig, NetworkError, nft};
+use super::super::{InstanceLink, Network, NetworkConfig, NetworkError, elements};
 use super::config;
 use super::stage::{FAR, Namespace, arrived, nothing_arrived, on_stage, owner, shell};
 use crate::config::AddressRange;
@@ -30,7 +30,7 @@ fn attaching_again_changes_nothing_and_heals_what_is_missing() {
         let app = stage.app("a", A).await;
         let listener = app.listen(A.into(), 8080);
         let before = shell("ip -o link show dwt-a");
-        stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect("again");
+        stage.network.attach(app.fd(), &owner("a"), A.into()).expect("again");
         assert_eq!(shell("ip -o link show dwt-a"), before);
         stage.network.ensure().await.expect("ensure with links there");
         stage.host.connect(A.into(), 8080).expect("still reached");
@@ -38,7 +38,7 @@ fn attaching_again_changes_nothing_and_heals_what_is_missing() {
 
         shell("ip route del 10.83.0.5; nft flush set inet drowse-test links");
         app.shell("ip route del default");
-        stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect("healed");
+        stage.network.attach(app.fd(), &owner("a"), A.into()).expect("healed");
         stage.host.connect(A.into(), 8080).expect("reached again");
         let far = stage.outside.listen(FAR, 80);
         app.connect(FAR, 80).expect("the outside again");
@@ -67,7 +67,7 @@ fn detaching_leaves_nothing() {
         let app = stage.app("a", A).await;
         let long = owner("build--abcdefghij");
         let build = Namespace::new();
-        stage.network.attach(build.fd(), &long, B.into()).await.expect("attach");
+        stage.network.attach(build.fd(), &long, B.into()).expect("attach");
         assert_eq!(stage.network.list().await.expect("list").len(), 2);
         for name in [owner("a"), long] {
             stage.network.detach(&name).await.expect("detach");
@@ -75,7 +75,7 @@ fn detaching_leaves_nothing() {
         }
         assert_eq!(stage.network.list().await.expect("list"), []);
         assert_eq!(shell("ip -o link; ip route; ip neigh; ip addr"), before);
-        assert_eq!(nft::elements("drowse-test").await.expect("elements"), []);
+        assert_eq!(elements::elements("drowse-test").expect("elements"), []);
         assert!(!app.shell("ip -o link").contains("eth0"));
     });
 }
@@ -90,9 +90,9 @@ fn a_sandbox_that_ends_takes_its_link_along_and_ensure_forgets_it() {
             assert!(Instant::now() < end, "the kernel removes the link with the namespace");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(nft::elements("drowse-test").await.expect("elements").len(), 2);
+        assert_eq!(elements::elements("drowse-test").expect("elements").len(), 2);
         stage.network.ensure().await.expect("ensure");
-        let left = nft::elements("drowse-test").await.expect("elements");
+        let left = elements::elements("drowse-test").expect("elements");
         assert_eq!(left.iter().map(|element| element.link.as_str()).collect::<Vec<_>>(), ["dwt-b"]);
         drop(kept);
         until_gone(&stage.network).await;
@@ -103,11 +103,11 @@ fn a_sandbox_that_ends_takes_its_link_along_and_ensure_forgets_it() {
 fn an_element_that_somebody_else_deleted_meanwhile_is_no_error() {
     on_stage(config(), |stage| async move {
         let app = stage.app("a", A).await;
-        let elements = nft::elements("drowse-test").await.expect("elements");
+        let elements = elements::elements("drowse-test").expect("elements");
         assert_eq!(elements.len(), 1);
         for _ in 0..2 {
-            nft::delete("drowse-test", &elements).await.expect("deleted, or gone already");
-            assert_eq!(nft::elements("drowse-test").await.expect("elements"), []);
+            elements::delete("drowse-test", &elements).expect("deleted, or gone already");
+            assert_eq!(elements::elements("drowse-test").expect("elements"), []);
         }
         drop(app);
         until_gone(&stage.network).await;
@@ -119,8 +119,8 @@ fn one_link_carries_many_addresses() {
     on_stage(config(), |stage| async move {
         let sites = stage.app("sites", A).await;
         let listener = sites.listen(Ipv4Addr::UNSPECIFIED, 8080);
-        stage.network.add_address(sites.fd(), &owner("sites"), B.into()).await.expect("add");
-        stage.network.add_address(sites.fd(), &owner("sites"), B.into()).await.expect("add again");
+        stage.network.add_address(sites.fd(), &owner("sites"), B.into()).expect("add");
+        stage.network.add_address(sites.fd(), &owner("sites"), B.into()).expect("add again");
         for address in [A, B] {
             let visitor = stage.host.connect(address.into(), 8080).expect("reached");
             assert_eq!(visitor.peer_addr().expect("peer").ip(), IpAddr::from(address));
@@ -135,7 +135,7 @@ fn one_link_carries_many_addresses() {
         stage.host.connect(A.into(), 8080).expect("the first stays");
         assert_eq!(stage.network.list().await.expect("list"), [link("sites", &[A])]);
         assert!(!sites.shell("ip addr").contains("10.83.9.6"));
-        let missing = stage.network.add_address(sites.fd(), &owner("nobody"), B.into()).await;
+        let missing = stage.network.add_address(sites.fd(), &owner("nobody"), B.into());
         assert!(matches!(missing, Err(NetworkError::NoLink { .. })));
     });
 }
@@ -152,7 +152,7 @@ fn two_networks_live_beside_each_other() {
         other.ensure().await.expect("the second");
         let a = stage.app("a", A).await;
         let theirs = Namespace::new();
-        other.attach(theirs.fd(), &owner("a"), [10, 84, 0, 5].into()).await.expect("attach");
+        other.attach(theirs.fd(), &owner("a"), [10, 84, 0, 5].into()).expect("attach");
         let (one, two) = (a.listen(A.into(), 8080), theirs.listen([10, 84, 0, 5].into(), 8080));
         for (address, listener) in [(A, &one), ([10, 84, 0, 5], &two)] {
             stage.host.connect_as(991, address.into(), 8080).expect("reached");
@@ -206,7 +206,7 @@ fn a_name_that_another_has_is_never_taken() {
     on_stage(config(), |stage| async move {
         shell("ip link add dwt-a type veth peer name theirs; ip link set dwt-a alias drowse-other:a");
         let app = Namespace::new();
-        let error = stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect_err("taken");
+        let error = stage.network.attach(app.fd(), &owner("a"), A.into()).expect_err("taken");
         assert!(matches!(error, NetworkError::NameTaken { .. }), "{error}");
         stage.network.teardown().await.expect("teardown");
         assert!(shell("ip -o link").contains("dwt-a"));
@@ -218,7 +218,7 @@ fn attaching_without_a_table_leaves_no_link() {
     on_stage(config(), |stage| async move {
         stage.network.teardown().await.expect("teardown");
         let app = Namespace::new();
-        let error = stage.network.attach(app.fd(), &owner("a"), A.into()).await.expect_err("no table");
+        let error = stage.network.attach(app.fd(), &owner("a"), A.into()).expect_err("no table");
         assert!(matches!(error, NetworkError::Nft { .. }), "{error}");
         assert!(!shell("ip -o link").contains("dwt-a"));
         assert!(!app.shell("ip -o link").contains("eth0"));
@@ -230,13 +230,12 @@ fn many_links_come_and_go_at_once() {
     on_stage(config(), |stage| async move {
         let apps: Vec<(Namespace, String, [u8; 4])> =
             (1..=30).map(|n| (Namespace::new(), format!("app{n}"), [10, 83, 2, n])).collect();
-        let attach = apps.iter().map(|(app, name, address)| {
-            let network = stage.network.clone();
-            async move { network.attach(app.fd(), &owner(name), (*address).into()).await }
+        std::thread::scope(|scope| {
+            for (app, name, address) in &apps {
+                let network = stage.network.clone();
+                scope.spawn(move || network.attach(app.fd(), &owner(name), (*address).into()).expect("attach"));
+            }
         });
-        for done in futures_util::future::join_all(attach).await {
-            done.expect("attach");
-        }
         for (app, _, address) in &apps {
             let listener = app.listen((*address).into(), 8080);
             stage.host.connect((*address).into(), 8080).expect("reached");
@@ -250,7 +249,55 @@ fn many_links_come_and_go_at_once() {
             done.expect("detach");
         }
         assert_eq!(stage.network.list().await.expect("list"), []);
-        assert_eq!(nft::elements("drowse-test").await.expect("elements"), []);
+        assert_eq!(elements::elements("drowse-test").expect("elements"), []);
+    });
+}
+
+#[test]
+fn a_spare_link_passes_nothing_until_it_is_given_and_then_is_like_any_other() {
+    on_stage(config(), |stage| async move {
+        // With an address that nobody gave it.
+        let early = Namespace::new();
+        stage.network.make_spare(early.fd()).expect("spare");
+        early.shell(&format!("ip addr add {} dev eth0", Ipv4Addr::from(A)));
+        early.is_refused(FAR, 80);
+
+        let app = Namespace::new();
+        let spare = stage.network.make_spare(app.fd()).expect("spare");
+        let old = stage.app("a", B).await;
+        stage.network.give_spare(spare, &owner("a"), A.into()).expect("given");
+        assert!(!old.shell("ip -o link").contains("eth0"), "the owner's earlier link is gone");
+        let links = stage.network.list().await.expect("list");
+        assert_eq!((links.len(), links.contains(&link("a", &[A]))), (2, true), "{links:?}");
+        let listener = app.listen(A.into(), 8080);
+        stage.host.connect(A.into(), 8080).expect("reached");
+        arrived(&listener);
+        let far = stage.outside.listen(FAR, 80);
+        app.connect(FAR, 80).expect("the outside");
+        arrived(&far);
+        // The same as a link that was made for its owner: what is done again changes nothing.
+        let (outside, inside) = ("ip -o link show dwt-a; ip neigh; ip route", "ip -o addr; ip neigh; ip route");
+        let before = (shell(outside), app.shell(inside));
+        stage.network.attach(app.fd(), &owner("a"), A.into()).expect("again");
+        assert_eq!((shell(outside), app.shell(inside)), before);
+        stage.network.detach(&owner("a")).await.expect("detach");
+        assert_eq!(elements::elements("drowse-test").expect("elements"), []);
+    });
+}
+
+#[test]
+fn spare_links_that_nobody_gets_leave_nothing() {
+    on_stage(config(), |stage| async move {
+        let (one, two) = (Namespace::new(), Namespace::new());
+        stage.network.make_spare(one.fd()).expect("spare");
+        stage.network.make_spare(two.fd()).expect("another");
+        let links = stage.network.list().await.expect("list");
+        assert_eq!(links.len(), 2, "the next agent sees both");
+        // As its sweep does.
+        for link in links {
+            stage.network.detach(&link.owner).await.expect("detach");
+        }
+        assert!(!shell("ip -o link").contains("dwt-"));
     });
 }
 
@@ -261,7 +308,7 @@ fn what_a_link_costs_is_told() {
         let mut times = [Duration::ZERO; 2];
         for (app, last) in apps.iter().zip(1_u8..) {
             let start = Instant::now();
-            stage.network.attach(app.fd(), &owner("a"), [10, 83, 1, last].into()).await.expect("attach");
+            stage.network.attach(app.fd(), &owner("a"), [10, 83, 1, last].into()).expect("attach");
             times[0] += start.elapsed();
             let start = Instant::now();
             stage.network.detach(&owner("a")).await.expect("detach");

@@ -156,7 +156,7 @@ impl Stage {
     /// An app with a link and an address.
     pub async fn app(&self, name: &str, address: [u8; 4]) -> Namespace {
         let app = Namespace::new();
-        self.network.attach(app.fd(), &owner(name), address.into()).await.expect("attach");
+        self.network.attach(app.fd(), &owner(name), address.into()).expect("attach");
         app
     }
 }

@@ -18,6 +18,9 @@ const AT_ONCE: u64 = 4;
 /// How much more memory, in KiB, the agent and its launcher may have in the end: what allocators keep.
 const SLACK: [u64; 2] = [8 << 10, 2 << 10];
 
+/// How many sandboxes the agent keeps ready unless it is told.
+const READY: usize = 4;
+
 /// How a life goes.
 #[derive(Debug, Clone, Copy)]
 enum Fate {
@@ -121,6 +124,7 @@ async fn lives_of_every_kind_leave_the_host_as_it_was() {
     lives(&agent, &images, &mut random, 0..warm).await;
     until_empty(&agent, "the first lives", || agent.inside().iter().map(ToString::to_string).collect()).await;
     until_empty(&agent, "the first lives", || agent.groups()).await;
+    agent.until_ready_ahead(READY).await;
     let (baseline, before) = (Holdings::of(&agent), memory(&agent));
     eprintln!("after {warm} lives: {}; memory {before:?} KiB", baseline.counts());
     let began = Instant::now();

@@ -18,14 +18,15 @@ impl Holdings {
         let zombies = children.iter().chain(&of_launcher).filter(|child| child.is_zombie);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let folder = agent.folder.path().display().to_string();
-        let traces = agent.traces();
+        // Those that are made ahead take turns: each counts as any other.
+        let spare = agent.spare_links().into_iter().map(|_| "made ahead".to_owned());
         let mut holdings = BTreeMap::from([
             ("descriptors of the agent", descriptors(pid)),
             ("descriptors of the launcher", launcher.map(descriptors).unwrap_or_default()),
             ("namespaces", namespaces(agent, pid)),
             ("mounts", mounts.lines().filter(|line| line.contains(&folder)).map(ToOwned::to_owned).collect()),
             ("groups", agent.groups()),
-            ("links", traces.into_iter().filter(|trace| trace.starts_with("/sys/class/net/")).collect()),
+            ("links", agent.links().into_iter().chain(spare).collect()),
             ("sets and rules", agent.table().lines().map(ToOwned::to_owned).collect()),
             ("processes", agent.inside().iter().map(|pid| format!("process {pid}")).collect()),
             ("zombies", zombies.map(|zombie| format!("{} {}", zombie.pid, zombie.name)).collect()),
@@ -95,13 +96,16 @@ fn descriptors(pid: u32) -> Vec<String> {
     targets.map(|target| target.display().to_string().split(":[").next().unwrap_or_default().to_owned()).collect()
 }
 
-/// Network namespaces that something of this agent's is in or holds, besides the host's own.
+/// Network namespaces that something of this agent's is in or holds, besides the host's own. Those that it
+/// holds are made ahead, and take turns.
 fn namespaces(agent: &Agent, pid: u32) -> Vec<String> {
     let host = fs::read_link("/proc/self/ns/net").unwrap();
     let inside = agent.inside().into_iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok());
     let held = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let held = held.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|of| of.starts_with("net:"));
-    let mut found: Vec<_> = inside.chain(held).filter(|of| *of != host).map(|of| of.display().to_string()).collect();
+    let held = held.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let held = held.filter(|of| of.to_string_lossy().starts_with("net:[") && *of != host);
+    let mut found: Vec<_> = inside.filter(|of| *of != host).map(|of| of.display().to_string()).collect();
     found.dedup();
+    found.extend(held.map(|_| "made ahead".to_owned()));
     found
 }

@@ -84,7 +84,7 @@ async fn an_agent_killed_at_any_moment_is_noticed_by_nobody() {
     until_empty(&agent, "left behind", || {
         let mut left: Vec<String> = agent.inside().iter().map(|pid| format!("process {pid}")).collect();
         left.extend(agent.groups());
-        left.extend(agent.traces().into_iter().filter(|trace| trace.starts_with("/sys/class/net/")));
+        left.extend(agent.links());
         left
     })
     .await;
