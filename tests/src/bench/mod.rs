@@ -4,3 +4,4 @@
 pub mod process;
 pub mod report;
 pub mod router;
+pub mod start;

@@ -67,6 +67,8 @@ pub struct Bench {
     pub launcher: Launcher,
     folder: tempfile::TempDir,
     group: Group,
+    /// Sandboxes get namespaces that were made ahead, and are born in their groups.
+    is_ahead: bool,
 }
 
 impl Bench {
@@ -76,9 +78,15 @@ impl Bench {
         let folder = tempfile::tempdir().expect("a folder");
         let program = wrap(folder.path(), dropped, wrapper);
         let launcher = Launcher::spawn(&program, &machine::bin_dir().join("drowse-init")).expect("a launcher");
-        let bench = Self { launcher, folder, group: Group::new() };
+        let bench = Self { launcher, folder, group: Group::new(), is_ahead: false };
         bench.make_layer();
         bench
+    }
+
+    /// One whose sandboxes are made the fast way.
+    #[must_use]
+    pub fn ahead() -> Self {
+        Self { is_ahead: true, ..Self::new(None, Wrapper::Nothing) }
     }
 
     /// Why attempts cannot be made here, if they cannot.
@@ -167,12 +175,14 @@ impl Bench {
             File::options().create(true).append(true).open(folder.join(name)).expect("a file of the instance").into()
         };
         let descriptors = SandboxFds {
-            init_cgroups: self.group.open("init"),
+            init_cgroups: self.group.open("init", self.is_ahead),
             log: [open("log.0"), open("log.1")],
             exits: open("exits"),
             socket: init::listen(&folder.join("init.sock")).expect("a socket for init"),
         };
-        Ok(Running { sandbox: self.launcher.build(request, descriptors)?, processes: Vec::new() })
+        let ready = if self.is_ahead { Some(self.launcher.prepare()?) } else { None };
+        let sandbox = self.launcher.build_in(ready.as_ref(), request, descriptors)?;
+        Ok(Running { sandbox, processes: Vec::new() })
     }
 
     /// Starts a process; what it writes to its standard output can be read.
@@ -185,7 +195,7 @@ impl Bench {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         let descriptors = ProcessFds {
             init: running.sandbox.pidfd.as_fd(),
-            app_cgroups: self.group.open("app"),
+            app_cgroups: self.group.open("app", self.is_ahead),
             stdin,
             stdout: write,
             stderr: File::options().write(true).open("/dev/null").expect("null").into(),
@@ -342,9 +352,16 @@ impl Group {
         Self(folder)
     }
 
-    fn open(&self, leaf: &str) -> Vec<OwnedFd> {
-        let procs = self.0.join(leaf).join("cgroup.procs");
-        vec![File::options().write(true).open(procs).expect("cgroup.procs").into()]
+    /// To attach to, or to be born in.
+    fn open(&self, leaf: &str, to_be_born_in: bool) -> Vec<OwnedFd> {
+        let folder = self.0.join(leaf);
+        let mut options = File::options();
+        let opened = if to_be_born_in {
+            options.read(true).open(folder)
+        } else {
+            options.write(true).open(folder.join("cgroup.procs"))
+        };
+        vec![opened.expect("a cgroup").into()]
     }
 
     /// Whether the process is in a leaf.

@@ -67,12 +67,15 @@ pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), Str
         // Whatever a rule is needed for in one variant it is in force for in both.
         let is_asked = dropped.is_none_or(|dropped| of_root.contains(&dropped) == (variant == Variant::Root));
         if is_asked && dropped.is_none_or(|dropped| !elsewhere.contains(&dropped)) {
-            let bench = Bench::new(dropped, Wrapper::Nothing);
-            outside::look_at_launcher(&bench, attempts);
-            let before = outside::View::of_launcher(&bench);
-            let done = inside::run(&bench, variant, attempts);
-            outside::compare_views(&before, &outside::View::of_launcher(&bench), attempts);
-            done?;
+            in_ordinary_sandboxes(&Bench::new(dropped, Wrapper::Nothing), variant, attempts)?;
+        }
+        if dropped.is_none() {
+            let mut ahead = Vec::new();
+            in_ordinary_sandboxes(&Bench::ahead(), variant, &mut ahead)?;
+            attempts.extend(ahead.into_iter().map(|attempt| {
+                let name = format!("{}, made ahead", attempt.name);
+                Attempt { name, ..attempt }
+            }));
         }
         if is_asked && is_wanted(&[Rule::StartingHidden]) {
             inside::race(&Bench::new(dropped, Wrapper::Nothing), variant, attempts)?;
@@ -85,4 +88,12 @@ pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), Str
         configurations::run(dropped, attempts);
     }
     Ok(())
+}
+
+fn in_ordinary_sandboxes(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) -> Result<(), String> {
+    outside::look_at_launcher(bench, attempts);
+    let before = outside::View::of_launcher(bench);
+    let done = inside::run(bench, variant, attempts);
+    outside::compare_views(&before, &outside::View::of_launcher(bench), attempts);
+    done
 }
