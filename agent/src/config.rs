@@ -195,6 +195,9 @@ impl Bundles {
     }
 }
 
+/// What the kernel shows for a user that is not mapped into a namespace (user_namespaces(7)).
+const OVERFLOW_UID: u32 = 65_534;
+
 impl Default for File {
     fn default() -> Self {
         Self {
@@ -265,6 +268,12 @@ impl Config {
         }
         if file.first_host_id < 65_536 {
             return Err(value("first_host_id", "must be at least 65536: ids below belong to the host".to_owned()));
+        }
+        for (key, uid) in [("control_uid", file.control_uid), ("router_uid", file.router_uid)] {
+            if uid == OVERFLOW_UID || uid == u32::MAX {
+                let rule = format!("must not be {uid}, the user that strangers of other namespaces appear as");
+                return Err(value(key, rule));
+            }
         }
         if file.control_uid == file.router_uid {
             return Err(value(
@@ -390,6 +399,8 @@ mod tests {
             ("router_uid = 990", "router_uid"),
             ("ready_sandboxes = 1000", "ready_sandboxes"),
             ("ready_sandboxes = -1", "ready_sandboxes"),
+            ("router_uid = 65534", "router_uid"),
+            ("control_uid = 65534", "control_uid"),
             ("[bundles]\nallow_binds = [\"srv\"]", "bundles.allow_binds"),
             ("[bundles]\nallow_writable_binds = [\"/srv/../etc\"]", "bundles.allow_writable_binds"),
             ("[bundles]\nallow_sysctls = [\"kernel.core_pattern\"]", "bundles.allow_sysctls"),

@@ -12,6 +12,8 @@ pub mod bundle;
 mod capture;
 mod digest;
 #[cfg(any(test, feature = "hostile"))]
+pub mod fuzzing;
+#[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
 mod json;
 pub mod overlay;

@@ -6,6 +6,8 @@
 //! instances, images or networks: it gets paths, descriptors and a `config.json`.
 
 pub mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod init;
 pub mod message;
 pub mod process;

@@ -10,8 +10,9 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use drowse_api::agent::BlobStored;
 use drowse_api::{Digest, ErrorCode, Problem};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 
 use super::Shared;
@@ -20,8 +21,9 @@ use crate::problem;
 
 /// The largest blob that is taken.
 const MAX_BLOB: u64 = 8 << 30;
-/// How long a sender may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A sender sends at least so much in so long, or it is given up.
+const WINDOW: Duration = Duration::from_secs(60);
+const LEAST: usize = 4 << 10;
 
 pub(super) async fn post(State(agent): State<Shared>, body: Body) -> Answer<BlobStored> {
     store(&agent, None, body).await
@@ -52,25 +54,37 @@ async fn store(agent: &Shared, expected: Option<Digest>, body: Body) -> Answer<B
     let store = agent.node.store.clone();
     let reader = Received { chunks: received, rest: Bytes::new() };
     let writing = tokio::task::spawn_blocking(move || store.put_blob(reader, expected.as_ref(), MAX_BLOB));
-    let mut body = body.into_data_stream();
-    loop {
-        let chunk = match tokio::time::timeout(SILENCE, body.next()).await {
-            Err(_) => Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the sender fell silent"))),
-            Ok(Some(Err(error))) => Some(Err(io::Error::new(io::ErrorKind::ConnectionAborted, error))),
-            Ok(Some(Ok(chunk))) => Some(Ok(chunk)),
-            Ok(None) => None,
-        };
-        let Some(chunk) = chunk else { break };
-        let broken = chunk.is_err();
-        // The writer leaves early where it refuses the blob: its answer says why.
-        if chunks.send(chunk).await.is_err() || broken {
-            break;
-        }
-    }
-    drop(chunks);
+    receive(body.into_data_stream(), chunks).await;
     let written = writing.await.map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
     let (digest, size) = written.map_err(|error| problem::of_store(&error))?;
     Ok(Json(BlobStored { digest, size }))
+}
+
+/// Hands on what comes, until it ends, breaks or stands still. The writer leaves early where it refuses the
+/// blob: its answer says why.
+async fn receive<E: std::error::Error + Send + Sync + 'static>(
+    body: impl Stream<Item = Result<Bytes, E>>,
+    chunks: mpsc::Sender<io::Result<Bytes>>,
+) {
+    let mut body = std::pin::pin!(body);
+    let (mut until, mut came) = (Instant::now() + WINDOW, 0);
+    loop {
+        let chunk = match tokio::time::timeout_at(until, body.next()).await {
+            Err(_) if came >= LEAST => {
+                (until, came) = (Instant::now() + WINDOW, 0);
+                continue;
+            }
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the sender fell silent, or nearly so")),
+            Ok(Some(Err(error))) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
+            Ok(Some(Ok(chunk))) => Ok(chunk),
+            Ok(None) => return,
+        };
+        came += chunk.as_ref().map_or(0, Bytes::len);
+        let broken = chunk.is_err();
+        if chunks.send(chunk).await.is_err() || broken {
+            return;
+        }
+    }
 }
 
 /// The body as something that blocks until there is more.
@@ -90,5 +104,36 @@ impl Read for Received {
         let length = buffer.len().min(self.rest.len());
         buffer[..length].copy_from_slice(&self.rest.split_to(length));
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What arrives of `count` chunks of `size` bytes with a second between them, and how it ends.
+    async fn trickle(size: usize, count: usize) -> (usize, Option<io::ErrorKind>) {
+        let chunks = futures_util::stream::iter(0..count).then(move |_| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, io::Error>(Bytes::from(vec![7; size]))
+        });
+        let (sender, mut received) = mpsc::channel(8);
+        tokio::spawn(receive(chunks, sender));
+        let mut length = 0;
+        while let Some(chunk) = received.recv().await {
+            match chunk {
+                Ok(chunk) => length += chunk.len(),
+                Err(error) => return (length, Some(error.kind())),
+            }
+        }
+        (length, None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_a_second_is_given_up_after_a_minute_and_a_slow_line_is_not() {
+        let (length, end) = trickle(1, 100_000).await;
+        assert!(length < 70 && end == Some(io::ErrorKind::TimedOut), "{length} {end:?}");
+        assert_eq!(trickle(1024, 1000).await, (1_024_000, None));
+        assert_eq!(trickle(1, 10).await, (10, None));
     }
 }

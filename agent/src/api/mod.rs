@@ -5,9 +5,13 @@
 mod answer;
 mod blobs;
 mod builds;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod instances;
 mod listen;
 mod node;
+mod patient;
+mod peer;
 mod stream;
 
 use std::sync::Arc;
@@ -20,7 +24,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use drowse_api::agent::NodeInfo;
 use drowse_api::{ErrorCode, Problem};
-pub use listen::{ListenError, Peers, bind, serve};
+pub use listen::{ListenError, bind, serve};
+pub use peer::Peers;
 
 use crate::build::Builds;
 use crate::host::Node;

@@ -16,8 +16,9 @@ use crate::logs::Follower;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const LOG_POLL: Duration = Duration::from_millis(100);
-/// Lines that may wait for a slow reader before the producer waits too.
-const WAITING: usize = 64;
+/// Lines that may wait for a slow reader before the producer waits too. A line may be a picture of all
+/// instances.
+const WAITING: usize = 4;
 
 /// The reader is gone.
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use drowse_api::Digest;
 use drowse_api::deployment::AppType;
 use drowse_api::instance::Workload;
+use drowse_api::{Digest, ErrorCode};
 use http::Method;
 
 use crate::support::{Agent, LIMIT, visit};
@@ -94,4 +94,55 @@ async fn nothing_is_removed_while_a_record_is_damaged() {
     forget(&agent, "first").await;
     until_gone(&agent, &first).await;
     until_gone(&agent, &second).await;
+}
+
+/// Deploys one after the other, each from the upload until its instance and its build are gone again.
+async fn deploys(agent: &Agent, worker: usize, rounds: usize) {
+    for round in 0..rounds {
+        let id = format!("w{worker}r{round}");
+        // What the workers make overlaps: one's leavings are another's parts.
+        let (app_type, workload, content, shown) = match round % 2 {
+            0 => (AppType::Bundle, Workload::Web, format!(": {}; {SERVER}", round % 3), "hello\n"),
+            _ => (AppType::Static, Workload::Site, "a page".to_owned(), "a page"),
+        };
+        let began = Instant::now();
+        let image = loop {
+            match agent.image(&id, app_type, &content).await {
+                Ok(image) => break image,
+                // Only an upload that no build names yet may be gone, after its time of grace.
+                Err(gone) if gone.code == ErrorCode::NotFound && began.elapsed() < LIMIT => forget(agent, &id).await,
+                Err(other) => panic!("{id}: {other}\n{}", agent.log()),
+            }
+        };
+        agent.put(&id, 1, &image, workload).await.unwrap();
+        let ready = agent.until_ready(&id).await;
+        assert!(ready.state.is_ready(), "{id}: {:?}\n{}", ready.state, agent.log());
+        assert_eq!(visit(&ready).await, shown, "{id}");
+        // The instance alone needs its image from here on; it is started from it once more.
+        forget(agent, &id).await;
+        agent.stop(&id, 2).await.unwrap();
+        agent.until(&id, |status| status.state.is_over()).await;
+        agent.put(&id, 3, &image, workload).await.unwrap();
+        let ready = agent.until_ready(&id).await;
+        assert!(ready.state.is_ready() && has(agent, &image), "{id}: {:?}\n{}", ready.state, agent.log());
+        agent.delete(&id, 3).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn deploys_at_once_with_cleaning_lose_nothing_and_end_at_what_is_needed() {
+    const GRACE: &str = "[images]\nkeep_uploads_seconds = 1\npause_seconds = 0\n";
+    let Some(mut agent) = Agent::start_with(15, |_| GRACE.to_owned()).await else { return };
+    // What the first deploy of each kind makes is there to stay.
+    deploys(&agent, 0, 2).await;
+    agent.restart_with_images(AT_ONCE).await;
+    let is_clean = |agent: &Agent| count(agent, "images/blobs/sha256") == 3 && count(agent, "images/tmp") == 0;
+    agent.until_files("the node's own image alone", |_| is_clean(&agent)).await;
+    let before = agent.files();
+    agent.restart_with_images(GRACE).await;
+
+    let workers = (1..=3).map(|worker| deploys(&agent, worker, 2));
+    futures_util::future::join_all(workers).await;
+    agent.restart_with_images(AT_ONCE).await;
+    agent.until_files(&format!("before: {before:#?}"), |now| now == before).await;
 }

@@ -1,7 +1,6 @@
 //! Hostile archives through the agent's own doors: uploaded, built, refused, and nothing of them is left.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use drowse_api::ErrorCode;
 use drowse_api::deployment::AppType;
@@ -9,7 +8,7 @@ use drowse_rootfs::hostile::{Case, Door, bombs, corpus, make_canary, picture};
 use futures_util::StreamExt;
 use http::Method;
 
-use crate::support::{Agent, LIMIT};
+use crate::support::Agent;
 
 const AT_ONCE: &str = "[images]\nkeep_uploads_seconds = 0\npause_seconds = 0\n";
 /// Builds that go on at once.
@@ -46,40 +45,18 @@ async fn refused(agent: &Agent, number: usize, app_type: AppType, case: Case) ->
     }
 }
 
-/// Starts the agent anew, with an image store that keeps what was just uploaded or removes it at once.
-async fn restart(agent: &mut Agent, images: &str) {
-    agent.kill();
-    let text = std::fs::read_to_string(agent.config()).expect("reads");
-    let rest = text.split("[images]").next().expect("a text");
-    std::fs::write(agent.config(), format!("{rest}{images}")).expect("written");
-    agent.restart().await;
-}
-
-/// Waits until the files that are kept are as `wanted`.
-async fn until_files(agent: &Agent, what: &str, wanted: impl Fn(&[String]) -> bool) {
-    let began = Instant::now();
-    loop {
-        let now = agent.files();
-        if wanted(&now) {
-            return;
-        }
-        assert!(began.elapsed() < LIMIT, "{what}; now: {now:#?}\n{}", agent.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test]
 async fn hostile_uploads_are_refused_in_words_and_leave_nothing() {
     let Some(mut agent) = Agent::start_with(23, |_| AT_ONCE.to_owned()).await else { return };
     let outside = agent.folder.path().join("outside");
     make_canary(&outside);
     let swept = |files: &[String]| files.iter().any(|file| file == "data/images/sweep.lock");
-    until_files(&agent, "not swept", swept).await;
+    agent.until_files("not swept", swept).await;
     let (mut before, canary) = (agent.files(), picture(&outside));
     // What any build makes, and what stays.
     before.extend(["data/builds", "data/users.json"].map(ToOwned::to_owned));
     before.sort();
-    restart(&mut agent, "[images]\n").await;
+    agent.restart_with_images("[images]\n").await;
 
     let cases = one_of_each(corpus(&outside)).into_iter().chain(one_of_each(bombs()));
     let answers = cases.enumerate().map(|(number, (app_type, case))| refused(&agent, number, app_type, case));
@@ -92,6 +69,6 @@ async fn hostile_uploads_are_refused_in_words_and_leave_nothing() {
         assert!(left.is_empty(), "{left:?}");
     }
     assert_eq!(picture(&outside), canary, "something outside changed");
-    restart(&mut agent, AT_ONCE).await;
-    until_files(&agent, &format!("before: {before:#?}"), |now| now == before).await;
+    agent.restart_with_images(AT_ONCE).await;
+    agent.until_files(&format!("before: {before:#?}"), |now| now == before).await;
 }

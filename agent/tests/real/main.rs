@@ -1,6 +1,7 @@
 //! The agent on the real kernel, asked as a controller asks it. Needs root, and a static busybox.
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "as in all tests")]
 
+mod abuse;
 mod bundles;
 mod cleanup;
 mod crashes;

@@ -380,6 +380,28 @@ impl Agent {
         found
     }
 
+    /// Starts the agent anew, with this as the last part of its configuration.
+    pub async fn restart_with_images(&mut self, images: &str) {
+        self.kill();
+        let text = std::fs::read_to_string(self.config()).expect("reads");
+        let rest = text.split("[images]").next().expect("a text");
+        std::fs::write(self.config(), format!("{rest}{images}")).expect("written");
+        self.restart().await;
+    }
+
+    /// Waits until the [`files`](Self::files) are as `wanted`.
+    pub async fn until_files(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
+        let began = Instant::now();
+        loop {
+            let now = self.files();
+            if wanted(&now) {
+                return;
+            }
+            assert!(began.elapsed() < LIMIT, "{what}; now: {now:#?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Control groups of single instances, in every hierarchy.
     pub fn groups(&self) -> Vec<String> {
         let root = self.value("cgroup_root");

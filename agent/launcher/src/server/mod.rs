@@ -60,6 +60,12 @@ struct Running {
     answer: OwnedFd,
 }
 
+/// Whether a sandbox of this configuration would be planned at all.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn plan_of(spec: &oci_spec::runtime::Spec) -> bool {
+    spec::plan(spec).is_ok()
+}
+
 /// The launcher's program: prepares what is its own, then serves the socket that is its standard
 /// input. It logs to stderr.
 #[must_use]
