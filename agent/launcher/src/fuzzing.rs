@@ -16,7 +16,7 @@ pub fn message(bytes: &[u8]) {
     let _ = wire::read_header(header);
     let Ok(file) = wire::sealed("drowse-request", &mut &body[..], false) else { return };
     let Ok(request) = wire::read_payload(file) else { return };
-    if let Request::Build { sandbox, .. } = &request {
+    if let Request::Build { sandbox, .. } | Request::Launch { sandbox, .. } = &request {
         plan_of(&sandbox.spec);
     }
     let written = wire::payload(&request).expect("what was read can be written");
@@ -29,7 +29,7 @@ pub fn message(bytes: &[u8]) {
 /// When they cannot be written.
 #[must_use]
 pub fn messages() -> Vec<Vec<u8>> {
-    let sandbox = SandboxRequest {
+    let sandbox = Box::new(SandboxRequest {
         spec: Spec::default(),
         overlay: OverlayPlan {
             lowers: vec!["/layer".into()],
@@ -42,16 +42,20 @@ pub fn messages() -> Vec<Vec<u8>> {
         clock: Clock::default(),
         log_limit: 4 << 20,
         root_inside: false,
-    };
-    let process = ProcessRequest {
+    });
+    let process = Box::new(ProcessRequest {
         process: Process::default(),
         ids: IdRange { first: 65_536, count: 65_536 },
         seccomp: SeccompProfile::Default,
-    };
+    });
+    let launch =
+        Request::Launch { sandbox: sandbox.clone(), cgroups: 3, ready: true, process: process.clone(), app_cgroups: 3 };
     let requests = [
         (Kind::Hello, Request::Hello),
-        (Kind::Build, Request::Build { sandbox: Box::new(sandbox), cgroups: 3 }),
-        (Kind::Build, Request::Start { process: Box::new(process), cgroups: 3, stdin: true }),
+        (Kind::Build, Request::Prepare),
+        (Kind::Build, Request::Build { sandbox, cgroups: 3, ready: false }),
+        (Kind::Build, launch),
+        (Kind::Build, Request::Start { process, cgroups: 3, stdin: true }),
     ];
     let whole = requests
         .map(|(kind, request)| [&wire::header(kind)[..], &serde_json::to_vec(&request).expect("is written")].concat());
