@@ -50,6 +50,9 @@ pub struct Limits {
     pub idle_seconds: u64,
     /// How long a request waits for an instance that is being started or replaced.
     pub hold_milliseconds: u64,
+    /// How long a WebSocket goes on whose instance was replaced, before its visitor is told to connect
+    /// again; less than the controller's `drain_seconds`, at the end of which instances are stopped.
+    pub websocket_seconds: u64,
     /// How long requests in flight have when the router is told to end.
     pub drain_seconds: u64,
     /// How many requests may wait for one instance; more are refused.
@@ -71,6 +74,7 @@ impl Default for Limits {
             first_byte_seconds: 30,
             idle_seconds: 60,
             hold_milliseconds: 5_000,
+            websocket_seconds: 10,
             drain_seconds: 30,
             queued: 50,
             in_flight: 1_000,
@@ -99,6 +103,10 @@ impl Limits {
 
     pub(crate) fn hold(&self) -> Duration {
         Duration::from_millis(self.hold_milliseconds)
+    }
+
+    pub(crate) fn websocket(&self) -> Duration {
+        Duration::from_secs(self.websocket_seconds)
     }
 
     pub(crate) fn drain(&self) -> Duration {

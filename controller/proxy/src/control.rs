@@ -162,6 +162,7 @@ impl Control {
                 Some(at) => {
                     let back = retired.swap_remove(at);
                     back.gate.open();
+                    back.stay();
                     back
                 }
                 None => Instance::new(Some(id.clone()), address, workers, Arc::clone(emptied)),
@@ -174,6 +175,7 @@ impl Control {
         shared.picture.store(Arc::new(next));
         for instance in &gone {
             instance.gate.close();
+            instance.leave();
             instance.forget_connections();
         }
         self.retired.extend(gone);

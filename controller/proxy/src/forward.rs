@@ -1,5 +1,6 @@
 //! The way of one request: from its head to an instance, and of the answer back.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,9 +20,10 @@ use crate::shared::Shared;
 use crate::upstream::{self, Connection, SendError};
 use crate::{cookies, headers, tunnel};
 
-/// A request that must not be sent twice goes only over connections used this short a time ago:
-/// what closes idle connections sooner than that is no server we know.
-const SAFELY_IDLE: Duration = Duration::from_secs(1);
+/// A request that must not be sent twice goes only over connections whose last answer ended so long
+/// ago. No server that we know closes idle connections sooner than the latest; one that closes each
+/// after its answer, or ends with it, has done so by the earliest.
+const SAFELY_IDLE: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
 /// How many connections a request may find dead before it is given up.
 const MOST_ATTEMPTS: u32 = 5;
@@ -72,7 +74,7 @@ async fn forward(
         let Admitted { ticket, app } = admitted;
         let is_last = attempts >= MOST_ATTEMPTS;
         let reusable =
-            if tunnel.is_some() || attempts > 1 { None } else { idle_connection(visitor, &ticket, &outgoing) };
+            if tunnel.is_some() || attempts > 1 { None } else { idle_connection(visitor, &ticket, &outgoing).await };
         let mut connection = match reusable {
             Some(connection) => connection,
             None => match upstream::connect(ticket.instance.address, limits.connect(), tunnel.is_some()).await {
@@ -190,13 +192,17 @@ fn outgoing(parts: request::Parts, upload: Option<&Arc<Upload>>) -> Request<Requ
     request
 }
 
-fn idle_connection(
+async fn idle_connection(
     visitor: &Visitor,
     ticket: &crate::instance::Ticket,
     request: &Request<RequestBody>,
 ) -> Option<Connection> {
-    let idle = if may_repeat(request) { LONGEST_IDLE } else { SAFELY_IDLE };
-    ticket.instance.checkout(visitor.worker, Instant::now(), idle)
+    if may_repeat(request) {
+        return ticket.instance.checkout(visitor.worker, Instant::now(), Duration::ZERO..LONGEST_IDLE);
+    }
+    // What the kernel knows of connections that were closed is learnt before one is chosen.
+    tokio::task::yield_now().await;
+    ticket.instance.checkout(visitor.worker, Instant::now(), SAFELY_IDLE)
 }
 
 /// Whether it may be sent again where it is not known if it was carried out (RFC 9110, section
@@ -255,9 +261,7 @@ fn deliver(
 ) -> Result<Response<ResponseBody>, Fault> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let tunnel = tunnel.ok_or_else(bad_answer)?;
-        return tunnel
-            .open(response, lease.ticket, visitor.shared.limits.idle())
-            .map_err(|tunnel::NotAsked| bad_answer());
+        return tunnel.open(response, lease.ticket, &visitor.shared).map_err(|tunnel::NotAsked| bad_answer());
     }
     let (mut head, body) = response.into_parts();
     clean(&mut head.headers, &visitor.shared);

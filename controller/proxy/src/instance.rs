@@ -1,12 +1,13 @@
 //! One instance as the router sees it: its gate, its health, its queue and its idle connections.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use drowse_api::InstanceId;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::gate::{Closed, Gate};
 use crate::upstream::Connection;
@@ -29,6 +30,8 @@ pub(crate) struct Instance {
     /// Requests that wait for another to leave.
     waiting: AtomicUsize,
     left: Notify,
+    /// Whether it gets no more requests.
+    leaving: watch::Sender<bool>,
     /// Told when the last request left a closed gate.
     emptied: Arc<Notify>,
     /// Idle connections, a pool for each worker: a connection's task stays on the thread that made it,
@@ -45,6 +48,7 @@ impl Instance {
             health: Health::default(),
             waiting: AtomicUsize::new(0),
             left: Notify::new(),
+            leaving: watch::Sender::new(false),
             emptied,
             pools: (0..workers).map(|_| Mutex::default()).collect(),
         })
@@ -77,20 +81,46 @@ impl Instance {
         (self.waiting.fetch_add(1, Ordering::SeqCst) < limit).then_some(place)
     }
 
-    /// The most recently used idle connection of this worker that was used within `idle`.
-    pub(crate) fn checkout(&self, worker: usize, now: Instant, idle: Duration) -> Option<Connection> {
+    /// The most recently used connection of this worker that has been idle for a time in `idle`.
+    pub(crate) fn checkout(&self, worker: usize, now: Instant, idle: Range<Duration>) -> Option<Connection> {
         let mut pool = self.pools.get(worker)?.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = pool.pop() {
-            if !connection.is_closed() {
-                if now.saturating_duration_since(connection.used) < idle {
-                    return Some(connection);
-                }
+        let mut at = pool.len();
+        while at > 0 {
+            at -= 1;
+            let waited = now.saturating_duration_since(pool[at].used);
+            if waited >= idle.end {
                 // The others below it have waited longer still.
-                pool.push(connection);
                 return None;
+            }
+            if pool[at].is_closed() {
+                pool.remove(at);
+            } else if waited >= idle.start {
+                return Some(pool.remove(at));
             }
         }
         None
+    }
+
+    /// It gets no more requests: connections that would stay open are to come to an end.
+    pub(crate) fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// It gets requests again.
+    pub(crate) fn stay(&self) {
+        self.leaving.send_replace(false);
+    }
+
+    /// Ready when it has got no more requests for so long.
+    pub(crate) async fn left_for(&self, time: Duration) {
+        let mut leaving = self.leaving.subscribe();
+        loop {
+            // The sender is part of this very instance.
+            let _ = leaving.wait_for(|leaving| *leaving).await;
+            if tokio::time::timeout(time, leaving.wait_for(|leaving| !*leaving)).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Keeps a connection for the next request.

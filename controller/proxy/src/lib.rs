@@ -27,6 +27,7 @@ mod shared;
 mod stall;
 mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 pub use config::{Limits, RouterConfig};

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -14,8 +15,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::body::ResponseBody;
-use crate::headers;
 use crate::instance::Ticket;
+use crate::shared::Shared;
+use crate::{headers, websocket};
 
 /// A visitor's wish to speak another protocol.
 pub(crate) struct Request {
@@ -53,7 +55,7 @@ impl Request {
         self,
         mut response: Response<Incoming>,
         ticket: Ticket,
-        linger: Duration,
+        shared: &Arc<Shared>,
     ) -> Result<Response<ResponseBody>, NotAsked> {
         let agreed = response.headers().get(header::UPGRADE).cloned().ok_or(NotAsked)?;
         let asked =
@@ -62,11 +64,18 @@ impl Request {
             return Err(NotAsked);
         }
         let instance = hyper::upgrade::on(&mut response);
-        let visitor = self.visitor;
+        let (visitor, shared) = (self.visitor, Arc::clone(shared));
+        let is_websocket = headers::tokens(agreed.as_bytes()).all(|name| name.eq_ignore_ascii_case(b"websocket"));
         tokio::spawn(async move {
-            let _inside = ticket;
             let Ok((visitor, instance)) = futures_util::future::try_join(visitor, instance).await else { return };
-            join(TokioIo::new(visitor), TokioIo::new(instance), linger).await;
+            let (visitor, instance) = (TokioIo::new(visitor), TokioIo::new(instance));
+            if is_websocket {
+                // Dropped at the end: the ticket holds a place inside the instance's gate.
+                join_frames(visitor, instance, &ticket, &shared).await;
+            } else {
+                join(visitor, instance, shared.limits.idle()).await;
+            }
+            drop(ticket);
         });
         let mut headers = std::mem::take(response.headers_mut());
         headers::remove_hop_by_hop(&mut headers);
@@ -97,6 +106,33 @@ where
     if first.is_ok() {
         // How the other half ends is known to both sides.
         let _ = tokio::time::timeout(linger, other).await;
+    }
+}
+
+/// The same for a WebSocket. When its instance gets no more requests, or this router ends, it goes on
+/// for a moment; then its visitor is told to connect again, and may say goodbye.
+async fn join_frames<A, B>(visitor: A, instance: B, ticket: &Ticket, shared: &Shared)
+where
+    A: AsyncRead + AsyncWrite + Send,
+    B: AsyncRead + AsyncWrite + Send,
+{
+    let (from_visitor, to_visitor) = tokio::io::split(visitor);
+    let (from_instance, to_instance) = tokio::io::split(instance);
+    let leaving = async {
+        tokio::select! {
+            () = ticket.instance.left_for(shared.limits.websocket()) => {}
+            () = shared.draining.cancelled() => {}
+        }
+    };
+    let mut up = std::pin::pin!(pass(from_visitor, to_instance));
+    let mut down = std::pin::pin!(websocket::pass(from_instance, to_visitor, leaving));
+    tokio::select! {
+        ended = &mut up => if ended.is_ok() {
+            let _ = tokio::time::timeout(shared.limits.idle(), down).await;
+        },
+        ended = &mut down => if let Ok(websocket::Ended::Whole) = ended {
+            let _ = tokio::time::timeout(shared.limits.idle(), up).await;
+        }
     }
 }
 

@@ -242,3 +242,23 @@ async fn a_connection_goes_on_after_a_pause_wherever_the_pause_was() {
         done.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_request_that_must_not_be_repeated_never_meets_a_connection_that_its_instance_closes() {
+    // It promises to keep each connection, and closes it right after its first answer.
+    let instance = raw(|mut stream| async move {
+        let request = read_request(&mut stream).await;
+        if !request.is_empty() {
+            let _ = stream.write_all(ok("taken").as_bytes()).await;
+        }
+    })
+    .await;
+    let world = World::new(&[instance]).await;
+    let mut visitor = world.visitor().await;
+    for number in 0..300 {
+        visitor.send("POST / HTTP/1.1\r\nHost: shop.drowse.test\r\nContent-Length: 5\r\n\r\nhello").await;
+        let answer = visitor.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "taken"), "request {number}: {answer:?}");
+    }
+    world.quiet().await;
+}

@@ -33,6 +33,82 @@ async fn a_websocket_works_through_the_router_and_counts_as_in_flight() {
     world.quiet().await;
 }
 
+/// A WebSocket that echoes, and hands on the codes of the closes that it hears.
+async fn echoing() -> (std::net::SocketAddr, tokio::sync::mpsc::UnboundedReceiver<u16>) {
+    let (heard, closes) = tokio::sync::mpsc::unbounded_channel();
+    let instance = raw(move |stream| {
+        let heard = heard.clone();
+        async move {
+            let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+            while let Some(Ok(message)) = socket.next().await {
+                match message {
+                    Message::Close(frame) => drop(heard.send(frame.map_or(0, |frame| frame.code.into()))),
+                    other => drop(socket.send(other).await),
+                }
+            }
+        }
+    })
+    .await;
+    (instance, closes)
+}
+
+#[tokio::test]
+async fn a_websocket_of_an_instance_that_leaves_is_closed_after_its_grace_and_both_sides_are_told() {
+    let (old, mut closes) = echoing().await;
+    let world = World::with(&[old, echo("i1").await], |limits| limits.websocket_seconds = 1).await;
+    world.change_table(|table| drop(table.hosts.insert(host("shop"), app_route("shop", &["i0"]))));
+    world.settled(world.table.borrow().revision).await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://shop.drowse.test/chat", stream).await.unwrap();
+    world.change_table(|table| drop(table.hosts.insert(host("shop"), app_route("shop", &["i1"]))));
+    let told = socket.next().await.unwrap().unwrap();
+    let Message::Close(Some(frame)) = told else { panic!("{told:?}") };
+    assert_eq!(u16::from(frame.code), 1001);
+    while let Some(Ok(_)) = socket.next().await {}
+    drop(socket);
+    assert_eq!(closes.recv().await, Some(1001), "the visitor's own close reaches the instance");
+    world.quiet().await;
+}
+
+#[tokio::test]
+async fn a_websocket_goes_on_within_its_grace_and_for_good_if_its_instance_comes_back() {
+    let (instance, _closes) = echoing().await;
+    let world = World::with(&[instance, echo("i1").await], |limits| limits.websocket_seconds = 3600).await;
+    let route = |name: &str| {
+        let revision = world.change_table(|table| drop(table.hosts.insert(host("shop"), app_route("shop", &[name]))));
+        world.settled(revision)
+    };
+    route("i0").await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://shop.drowse.test/chat", stream).await.unwrap();
+    for name in ["i1", "i0", "i1"] {
+        route(name).await;
+        socket.send(Message::text(name)).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(name));
+    }
+    socket.close(None).await.unwrap();
+    while let Some(Ok(_)) = socket.next().await {}
+    drop(socket);
+    world.quiet().await;
+}
+
+#[tokio::test]
+async fn a_websocket_whose_instance_is_gone_without_a_word_is_closed_with_1001() {
+    let instance = raw(|stream| async move {
+        let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+        // Gone after the first message.
+        let _ = socket.next().await;
+    })
+    .await;
+    let world = World::new(&[instance]).await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://shop.drowse.test/chat", stream).await.unwrap();
+    socket.send(Message::text("go")).await.unwrap();
+    let told = socket.next().await.unwrap().unwrap();
+    let Message::Close(Some(frame)) = told else { panic!("{told:?}") };
+    assert_eq!(u16::from(frame.code), 1001);
+}
+
 #[tokio::test]
 async fn nothing_a_visitor_sends_early_reaches_an_instance_that_refuses_the_upgrade() {
     let (instance, seen) =
