@@ -1,7 +1,8 @@
 //! One request to one site: the library's file service, with what it leaves open put right.
 //!
 //! Added here: the site's own 404 page, charsets, caching rules, `If-Range`, and no redirect that a
-//! browser would read as another host.
+//! browser would read as another host. Whoever takes gzip gets the copy that lies beside a file under its
+//! name with `.gz`, where there is one: nothing is compressed while someone waits.
 
 use std::convert::Infallible;
 use std::io;
@@ -70,7 +71,8 @@ fn files_request<B>(request: &Request<B>) -> Option<Request<Empty<Bytes>>> {
     *files.headers_mut() = request.headers().clone();
     let range = request.headers().get(header::RANGE);
     let has_range = request.method() == Method::GET && range.is_some_and(|r| r.as_bytes().starts_with(b"bytes="));
-    Some(if has_range { files } else { without(files, &[header::RANGE]) })
+    // Parts are of the file as it is, whatever copies there are.
+    Some(without(files, if has_range { &[header::ACCEPT_ENCODING] } else { &[header::RANGE] }))
 }
 
 fn without(mut request: Request<Empty<Bytes>>, names: &[HeaderName]) -> Request<Empty<Bytes>> {
@@ -89,7 +91,7 @@ fn is_other_version(status: StatusCode, found: &HeaderMap, if_range: Option<&Hea
 }
 
 async fn serve(request: Request<Empty<Bytes>>, site: Site) -> Response<Body> {
-    let mut files = ServeDir::with_backend("", site).ignore_multi_range_requests(true);
+    let mut files = ServeDir::with_backend("", site).ignore_multi_range_requests(true).precompressed_gzip();
     // The kinds of error are told apart by `call`, which maps them to 404 and 500.
     let answered: Result<_, Infallible> = tower_service::Service::call(&mut files, request).await;
     let Ok(response) = answered;
@@ -115,6 +117,7 @@ fn finished(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, CACHING);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     if let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(with_charset) {
         headers.insert(header::CONTENT_TYPE, kind);
     }

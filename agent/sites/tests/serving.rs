@@ -204,6 +204,33 @@ fn parts_and_conditions_are_answered() {
 }
 
 #[test]
+fn who_takes_gzip_gets_the_compressed_copy_and_nobody_else() {
+    let server = Server::start();
+    server.write("127.0.0.1/index.html", "<h1>plain</h1>");
+    server.write("127.0.0.1/index.html.gz", "packed, for all the server knows");
+    server.write("127.0.0.1/alone.css", "a{}");
+    let gzip = &[("Accept-Encoding", "gzip, deflate, br, zstd")];
+    let (plain, packed) = (server.get("/"), server.ask("GET", "/", gzip));
+    assert_eq!((plain.body.as_str(), plain.header("content-encoding")), ("<h1>plain</h1>", ""));
+    assert_eq!((packed.body.as_str(), packed.header("content-encoding")), ("packed, for all the server knows", "gzip"));
+    assert_eq!(packed.header("content-type"), "text/html; charset=utf-8");
+    for answer in [&plain, &packed] {
+        assert_eq!(answer.header("vary"), "accept-encoding", "caches must tell them apart");
+    }
+    assert_ne!(plain.header("etag"), packed.header("etag"));
+    let head = server.ask("HEAD", "/", gzip);
+    assert_eq!((head.header("content-length"), head.header("content-encoding")), ("32", "gzip"));
+    let known = server.ask("GET", "/", &[gzip[0], ("If-None-Match", packed.header("etag"))]);
+    assert_eq!((known.status, known.header("vary")), (304, "accept-encoding"));
+    // Refused outright, without a copy, and parts: the file as it is.
+    assert_eq!(server.ask("GET", "/", &[("Accept-Encoding", "gzip;q=0, identity")]).body, plain.body);
+    let alone = server.ask("GET", "/alone.css", gzip);
+    assert_eq!((alone.body.as_str(), alone.header("content-encoding")), ("a{}", ""));
+    let part = server.ask("GET", "/index.html", &[gzip[0], ("Range", "bytes=0-3")]);
+    assert_eq!((part.status, part.body.as_str(), part.header("content-encoding")), (206, "<h1>", ""));
+}
+
+#[test]
 fn two_versions_with_one_size_and_one_modification_time_are_told_apart() {
     let server = Server::start();
     let path = server.root.path().join("127.0.0.1/a.js");

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use drowse_api::secrets::Secrets;
 use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, UserId};
 use drowse_launcher::Bind;
 use drowse_rootfs::{IdRange, ImageStore};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::Digest as _;
 
@@ -34,6 +37,13 @@ use crate::network::{NetworkError, Owner};
 pub const SITES: &str = "sites";
 const PROGRAM: &str = "drowse-sites";
 const INSIDE: &str = "/sites";
+/// Files by whose ending compression is known to pay.
+const COMPRESSED: [&str; 14] =
+    ["css", "csv", "htm", "html", "js", "json", "map", "md", "mjs", "svg", "txt", "wasm", "webmanifest", "xml"];
+/// Smaller ones fit into one packet as they are; larger ones are no pages.
+const WORTH_COMPRESSING: RangeInclusive<u64> = 1_024..=8 << 20;
+/// The sum of what is compressed of one site, in bytes: so much takes seconds.
+const MOST_COMPRESSED: u64 = 128 << 20;
 const SERVER_WAIT: Duration = Duration::from_secs(20);
 
 /// Whether this is the file server.
@@ -224,6 +234,7 @@ fn write_files(sites: &Path, address: Ipv4Addr, layers: &[PathBuf]) -> Result<()
             copy_folder(layer, &from, &beside).map_err(io("copy", &from))?;
         }
     }
+    compress_folder(&beside, &mut { MOST_COMPRESSED }).map_err(io("compress the files of", &beside))?;
     if place.exists() {
         let flags = rustix::fs::RenameFlags::EXCHANGE;
         rustix::fs::renameat_with(rustix::fs::CWD, &beside, rustix::fs::CWD, &place, flags)
@@ -234,8 +245,49 @@ fn write_files(sites: &Path, address: Ipv4Addr, layers: &[PathBuf]) -> Result<()
     }
 }
 
+/// Puts a compressed copy beside each file that is worth it, as long as there is `room` for more. The
+/// site's own copies are left as they are.
+fn compress_folder(folder: &Path, room: &mut u64) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() {
+            compress_folder(&path, room)?;
+            continue;
+        }
+        let size = entry.metadata()?.len();
+        let is_text = path.extension().and_then(|ending| ending.to_str()).is_some_and(|it| COMPRESSED.contains(&it));
+        let mut copy = path.clone().into_os_string();
+        copy.push(".gz");
+        let copy = PathBuf::from(copy);
+        if is_text && WORTH_COMPRESSING.contains(&size) && size <= *room && !copy.exists() {
+            *room -= size;
+            compress(&path, &copy)?;
+        }
+    }
+    Ok(())
+}
+
+fn compress(path: &Path, copy: &Path) -> std::io::Result<()> {
+    let out = File::options().write(true).create_new(true).mode(0o644).open(copy)?;
+    let mut out = GzEncoder::new(out, Compression::default());
+    std::io::copy(&mut File::open(path)?, &mut out)?;
+    let size = out.finish()?.metadata()?.len();
+    // A copy that saves less than a tenth is not worth its place.
+    if size > path.metadata()?.len() / 10 * 9 { std::fs::remove_file(copy) } else { Ok(()) }
+}
+
 fn new_folder(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().mode(0o755).create(path)
+}
+
+/// Copies the files of a site from a folder of an unpacked layer.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn copy_site(layer: &Path, from: &Path, to: &Path) -> std::io::Result<()> {
+    new_folder(to)?;
+    copy_folder(layer, from, to)
 }
 
 /// Regular files and folders; a link is shown as what it leads to within the layer, if that is a file.
@@ -283,8 +335,15 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", layer.join("app/stolen")).expect("links");
         std::os::unix::fs::symlink("index.html", layer.join("app/home")).expect("links");
         let address = Ipv4Addr::new(10, 0, 0, 7);
+        std::fs::write(layer.join("app/long.js"), "let a = 1;\n".repeat(1_000)).expect("writes");
+        std::fs::write(layer.join("app/photo.jpg"), "x".repeat(10_000)).expect("writes");
         write_files(&sites, address, std::slice::from_ref(&layer)).expect("publishes");
         let site = sites.join("10.0.0.7");
+        let packed = File::open(site.join("long.js.gz")).expect("a compressed copy");
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(packed), &mut text).expect("reads");
+        assert_eq!(text.len(), 11_000);
+        assert!(!site.join("index.html.gz").exists() && !site.join("photo.jpg.gz").exists());
         assert_eq!(std::fs::read_to_string(site.join("home")).expect("reads"), "one");
         assert!(!site.join("stolen").exists());
         std::fs::remove_file(layer.join("app/css/a.css")).expect("removes");
