@@ -12,5 +12,6 @@ pub mod http;
 pub mod isolation;
 pub mod load;
 pub mod machine;
+pub mod traffic;
 pub mod wait;
 pub mod world;

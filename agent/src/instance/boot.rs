@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use drowse_api::event::EventKind;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::host::{Host, Record};
 use super::state::{Lack, Running};
@@ -62,8 +63,7 @@ async fn is_fit<H: Host>(host: &H, record: &Record, seen: &watch::Sender<Seen>) 
             if settle == 0 {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(settle.into())).await;
-            if host.accepts(record.endpoint()).await {
+            if settles(host, record, Duration::from_millis(settle.into())).await {
                 return;
             }
             seen.send_replace(Seen::Deaf);
@@ -71,6 +71,18 @@ async fn is_fit<H: Host>(host: &H, record: &Record, seen: &watch::Sender<Seen>) 
         tokio::time::sleep(if unfit { PATH_PAUSE } else { pause }).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Whether it goes on accepting for so long.
+async fn settles<H: Host>(host: &H, record: &Record, time: Duration) -> bool {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        tokio::time::sleep(LONGEST_PAUSE.min(time)).await;
+        if !host.accepts(record.endpoint()).await {
+            return false;
+        }
+    }
+    true
 }
 
 async fn look<H: Host>(host: &H, record: &Record, seen: &watch::Sender<Seen>) -> Seen {

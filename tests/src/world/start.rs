@@ -26,6 +26,8 @@ pub struct Options {
     pub agent_lines: String,
     /// Further lines for the controller's `[limits]`.
     pub limits: String,
+    /// Lines for the router's `[router.limits]`.
+    pub router_limits: String,
 }
 
 impl Default for Options {
@@ -35,6 +37,7 @@ impl Default for Options {
             agent_disk: None,
             agent_lines: String::new(),
             limits: String::new(),
+            router_limits: String::new(),
         }
     }
 }
@@ -292,8 +295,12 @@ node = "node-1"
 agent_socket = "{run}/agent/agent.sock"
 controller_socket = "{run}/controller/controller.sock"
 api_address = "{api}"
+
+[router.limits]
+{router_more}
 "#,
         more = options.limits,
+        router_more = options.router_limits,
         base = names.base.display(),
         run = names.run.display(),
         api = names.api,
