@@ -88,6 +88,22 @@ pub struct Config {
     pub bundles: AllowList,
     /// What is kept on disk beside what is needed.
     pub images: Images,
+    /// How builds share the host.
+    pub builds: Builds,
+}
+
+/// `[builds]`: how builds share the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Builds {
+    /// How many builds of one user run at once; the others wait for their turn.
+    pub at_once_per_user: usize,
+}
+
+impl Default for Builds {
+    fn default() -> Self {
+        Self { at_once_per_user: 1 }
+    }
 }
 
 /// `[images]`: what is kept on disk beside what deployments and instances need.
@@ -140,6 +156,7 @@ struct File {
     ready_sandboxes: usize,
     bundles: Bundles,
     images: Images,
+    builds: Builds,
 }
 
 /// `[bundles]`: nothing is allowed by default.
@@ -220,6 +237,7 @@ impl Default for File {
             ready_sandboxes: 4,
             bundles: Bundles::default(),
             images: Images::default(),
+            builds: Builds::default(),
         }
     }
 }
@@ -284,6 +302,9 @@ impl Config {
         if file.ready_sandboxes > MOST_READY {
             return Err(value("ready_sandboxes", format!("must be from 0 (none) to {MOST_READY}")));
         }
+        if file.builds.at_once_per_user == 0 {
+            return Err(value("builds.at_once_per_user", "must be at least 1, or nothing is ever built".to_owned()));
+        }
         let bin_dir = file.bin_dir.or_else(own_folder).ok_or_else(|| {
             value("bin_dir", "is not set, and the folder of the running program cannot be found".to_owned())
         })?;
@@ -306,6 +327,7 @@ impl Config {
             criu: file.criu,
             ready_sandboxes: file.ready_sandboxes,
             images: file.images,
+            builds: file.builds,
             bundles: file.bundles.checked().map_err(|(key, rule)| value(key, rule))?,
         })
     }

@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::deployment::BuildInput;
-use crate::instance::InstanceStatus;
+use crate::instance::{InstanceStatus, Workload};
 use crate::secrets::Secrets;
 use crate::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, MemoryBytes, NodeName, Problem, UserId,
@@ -174,6 +174,11 @@ impl Default for BuildLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum BuildStatus {
+    /// It waits for others of its user.
+    Queued {
+        /// How many come before it.
+        behind: u32,
+    },
     /// Its sandbox is being prepared.
     Preparing,
     /// Its sandbox runs; no command was started yet.
@@ -189,6 +194,9 @@ pub enum BuildStatus {
         image: Digest,
         /// Whether the layer of dependencies was reused from an earlier build.
         dependencies_reused: bool,
+        /// What runs it.
+        #[serde(default = "web")]
+        workload: Workload,
     },
     /// It failed; never tried again, unless the code is `unavailable`: then the agent was restarted
     /// meanwhile, and a repeated PUT begins it anew.
@@ -196,6 +204,10 @@ pub enum BuildStatus {
         /// Code, sentence, hint, and the last lines of the log.
         problem: Problem,
     },
+}
+
+fn web() -> Workload {
+    Workload::Web
 }
 
 /// A base image of the node.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drowse_api::deployment::{AppType, BuildInput};
+use drowse_api::instance::Workload;
 use drowse_api::manifest::Manifest;
 pub use drowse_api::platform::Cause;
 use drowse_api::platform::Wanted;
@@ -221,6 +222,18 @@ pub struct Deployment {
     /// What its folder pins.
     #[serde(default)]
     pub manifest: Manifest,
+    /// What runs it, once its build has told; by its type until then.
+    #[serde(default)]
+    pub workload: Option<Workload>,
+}
+
+impl Deployment {
+    /// What runs it.
+    #[must_use]
+    pub fn workload(&self) -> Workload {
+        let by_type = if self.app_type == AppType::Static { Workload::Site } else { Workload::Web };
+        self.workload.unwrap_or(by_type)
+    }
 }
 
 /// The environment of a version in an app: what its folder pins, and over it what its user set.

@@ -10,8 +10,9 @@ use axum::extract::State;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::routing::{get, post, put};
 use drowse_api::agent::{BuildRequest, BuildStatus};
+use drowse_api::deployment::AppType;
 use drowse_api::event::{AgentEvent, EventKind};
-use drowse_api::instance::{Failure, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure};
+use drowse_api::instance::{Failure, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
 use drowse_api::{AppName, ControllerId, DeploymentId, Digest, ErrorCode, EventLogId, InstanceId, NodeName, Problem};
 use jiff::Timestamp;
 use tokio::net::UnixListener;
@@ -58,6 +59,7 @@ struct SimBuild {
     controller: Option<ControllerId>,
     status: BuildStatus,
     script: BuildScript,
+    workload: Workload,
 }
 
 struct World {
@@ -309,10 +311,10 @@ impl World {
         let build = self.builds.get_mut(id)?;
         let status = build.status.clone();
         build.status = match (&build.status, &build.script) {
-            (BuildStatus::Preparing, _) => BuildStatus::Booted,
+            (BuildStatus::Queued { .. } | BuildStatus::Preparing, _) => BuildStatus::Booted,
             (BuildStatus::Booted, _) => BuildStatus::Building { step: "npm ci".to_owned() },
             (BuildStatus::Building { .. }, BuildScript::Succeed) => {
-                BuildStatus::Done { image: hash, dependencies_reused: false }
+                BuildStatus::Done { image: hash, dependencies_reused: false, workload: build.workload }
             }
             (BuildStatus::Building { .. }, BuildScript::Fail(problem)) => {
                 BuildStatus::Failed { problem: problem.clone() }
@@ -329,7 +331,10 @@ impl World {
         self.builds.retain(|id, build| *id != request.deployment || !was_broken_off(&build.status));
         self.builds.entry(request.deployment).or_insert_with(|| {
             *builds_started += 1;
-            SimBuild { app: request.app, controller: request.controller, status: BuildStatus::Preparing, script }
+            let is_static = request.input.app_type == AppType::Static;
+            let workload = if is_static { Workload::Site } else { Workload::Web };
+            let (app, controller, status) = (request.app, request.controller, BuildStatus::Preparing);
+            SimBuild { app, controller, status, script, workload }
         });
     }
 }

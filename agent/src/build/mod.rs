@@ -6,6 +6,7 @@
 mod detect;
 mod key;
 mod pipeline;
+mod queue;
 mod record;
 mod step;
 
@@ -19,6 +20,7 @@ use drowse_rootfs::Roots;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::queue::Queue;
 use self::record::Record;
 use crate::addresses::Addresses;
 use crate::host::Node;
@@ -30,6 +32,7 @@ pub struct Builds {
     addresses: Arc<Addresses>,
     // Held for a look or an insertion, never across an await.
     known: Mutex<BTreeMap<DeploymentId, Build>>,
+    queue: Queue,
     /// A build ended or was forgotten: the store may hold what nobody needs.
     changed: Notify,
 }
@@ -99,7 +102,8 @@ impl Builds {
             build.over.cancel();
             known.insert(id, build);
         }
-        Self { node, addresses, known: Mutex::new(known), changed: Notify::new() }
+        let queue = Queue::new(node.config.builds.at_once_per_user);
+        Self { node, addresses, known: Mutex::new(known), queue, changed: Notify::new() }
     }
 
     /// Begins a build, unless it was begun already.
@@ -119,6 +123,7 @@ impl Builds {
         let hold = self.node.store.hold();
         let _ = self.node.store.has_blob(&request.input.source);
         let address = self.addresses.take().map_err(|error| Problem::new(ErrorCode::Exhausted, error.to_string()))?;
+        let place = request.input.app_type.has_build().then(|| self.queue.enter(&request.user, &id));
         let home = Home::build(&self.node.config, &id);
         let status = BuildStatus::Preparing;
         let source = Upload::Blob(request.input.source.clone());
@@ -130,8 +135,12 @@ impl Builds {
         self.lock().insert(id.clone(), build.clone());
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            let ended = pipeline::run(&this.node, &request, &home, address, &build.status, &build.cancel).await;
+            let ended = {
+                let Build { status, cancel, .. } = &build;
+                pipeline::run(&this.node, &request, &home, address, status, cancel, place.as_ref()).await
+            };
             clean(&this.node, &home).await;
+            drop(place);
             this.addresses.free(address);
             let status = match ended {
                 Ok(done) => done,
@@ -266,7 +275,7 @@ async fn clean(node: &Node, home: &Home) {
     }
     let folder = home.folder.clone();
     let removed = tokio::task::spawn_blocking(move || {
-        for name in ["upper", "work", "files", "manifests"] {
+        for name in ["upper", "work", "files", "manifests", "site"] {
             remove_folder(&folder.join(name))?;
         }
         for name in ["upper-of", "exits"] {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::deployment::AppType;
 use drowse_api::image::{APP_FOLDER, APP_ID, LABEL_START, LABEL_START_ORIGIN, LABEL_TYPE};
+use drowse_api::instance::Workload;
 use drowse_api::{Digest, ErrorCode, Problem};
 use drowse_rootfs::bundle::{notes, spec_of_image};
 use drowse_rootfs::{IdRange, Layer};
@@ -16,14 +17,17 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::detect::{self, Detected, Install, Source};
+use super::detect::{self, Install, Serves, Source};
 use super::key;
-use super::step::Workshop;
+use super::queue::Place;
+use super::step::{Workshop, cancelled};
 use crate::cleanup;
-use crate::host::Node;
 use crate::host::error::SandboxError;
 use crate::host::home::{Home, remove_folder};
+use crate::host::image::open_in;
 use crate::host::sandbox::blocking;
+use crate::host::{Node, sites};
+use crate::logs;
 use crate::problem;
 
 /// Runs a build to its end.
@@ -37,7 +41,11 @@ pub(super) async fn run(
     address: Ipv4Addr,
     status: &watch::Sender<BuildStatus>,
     cancel: &CancellationToken,
+    place: Option<&Place>,
 ) -> Result<BuildStatus, Problem> {
+    if let Some(place) = place {
+        wait_for_turn(place, home, status, cancel).await?;
+    }
     let ids = node.users.range(&request.user).map_err(|error| problem::of_sandbox(&error.into()))?;
     let deadline = Instant::now() + Duration::from_secs(request.limits.timeout_seconds.into());
     let shop = Workshop { node, request, home, address, ids, status, cancel, deadline };
@@ -49,6 +57,26 @@ pub(super) async fn run(
         AppType::Npm => with_commands(&shop, source(&shop).await?, "node").await,
         AppType::Python => with_commands(&shop, source(&shop).await?, "python").await,
     }
+}
+
+/// Waits until builds of this user that came before have made room.
+async fn wait_for_turn(
+    place: &Place,
+    home: &Home,
+    status: &watch::Sender<BuildStatus>,
+    cancel: &CancellationToken,
+) -> Result<(), Problem> {
+    let told = |behind: usize| {
+        let plural = if behind == 1 { "" } else { "s" };
+        logs::say(&home.folder, &format!("queued behind {behind} build{plural} of the same user"));
+        status.send_replace(BuildStatus::Queued { behind: u32::try_from(behind).unwrap_or(u32::MAX) });
+    };
+    tokio::select! {
+        () = place.turn(told) => {}
+        () = cancel.cancelled() => return Err(cancelled()),
+    }
+    status.send_replace(BuildStatus::Preparing);
+    Ok(())
 }
 
 /// The upload as the layer of the app's own files.
@@ -75,7 +103,7 @@ async fn static_site(shop: &Workshop<'_>, source: Layer) -> Result<BuildStatus, 
         Problem::new(ErrorCode::NothingToRun, "the folder is empty").hint("deploy a folder with an index.html")
     })?;
     shop.say("static files, nothing to build");
-    Ok(BuildStatus::Done { image, dependencies_reused: false })
+    Ok(BuildStatus::Done { image, dependencies_reused: false, workload: Workload::Site })
 }
 
 async fn bundle(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
@@ -91,7 +119,7 @@ async fn bundle(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
         shop.say(&note);
     }
     shop.say("bundle imported, nothing to build");
-    Ok(BuildStatus::Done { image, dependencies_reused: false })
+    Ok(BuildStatus::Done { image, dependencies_reused: false, workload: Workload::Web })
 }
 
 async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) -> Result<BuildStatus, Problem> {
@@ -127,15 +155,57 @@ async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) 
     if !has_source {
         layers.push(source);
     }
-    if let Some((shown, script)) = &found.build {
+    if let Some(build) = &found.build {
         let image = compose(shop, &base, layers.clone()).await?;
-        let upper = shop.run(&image, shown, script).await?;
-        layers.push(capture(shop, upper, &["app"]).await?);
+        let upper = shop.run(&image, &build.shown, &build.script).await?;
+        layers.push(capture(shop, upper, build.keep).await?);
     }
-    shop.say(&format!("start command ({}): {}", found.origin, found.start));
-    let image = finish(shop, base, layers, found).await?;
+    let (image, workload) = match found.serves {
+        Serves::Process { start, origin } => {
+            shop.say(&format!("start command ({origin}): {start}"));
+            (finish(shop, base, layers, start, origin).await?, Workload::Web)
+        }
+        Serves::Site { folders } => (site_of(shop, layers, folders).await?, Workload::Site),
+    };
     shop.say("the image is ready");
-    Ok(BuildStatus::Done { image, dependencies_reused: reused })
+    Ok(BuildStatus::Done { image, dependencies_reused: reused, workload })
+}
+
+/// The image of a site that a build left in one of `folders`.
+async fn site_of(shop: &Workshop<'_>, layers: Vec<Layer>, folders: &'static [&'static str]) -> Result<Digest, Problem> {
+    let place = shop.home.folder.join("site");
+    let made = in_store(shop, move |node| {
+        // The newest layer first: what the build wrote, and only then what was there before.
+        let unpacked = node.store.unpack_layers(&layers)?;
+        let app = APP_FOLDER.trim_start_matches('/');
+        let index = |layer: &PathBuf, folder: &str| {
+            open_in(std::slice::from_ref(layer), &format!("{APP_FOLDER}/{folder}/index.html")).is_some()
+        };
+        let found = unpacked
+            .iter()
+            .rev()
+            .find_map(|layer| folders.iter().find(|folder| index(layer, folder)).map(|folder| (layer, *folder)));
+        let Some((layer, folder)) = found else { return Ok(None) };
+        let io = |action| {
+            let path = place.clone();
+            move |source| SandboxError::Io { action, path, source }
+        };
+        remove_folder(&place).map_err(io("remove"))?;
+        std::fs::create_dir_all(&place).map_err(io("make"))?;
+        sites::copy_site(layer, &layer.join(app).join(folder), &place.join(app)).map_err(io("copy"))?;
+        let site = node.store.capture_layer(&place, IdRange::IDENTITY, &|_| true)?;
+        remove_folder(&place).map_err(io("remove"))?;
+        let labels = [(LABEL_TYPE, "static".to_owned())];
+        Ok(Some((node.store.compose(None, &[site], &|config| label(config, &labels))?, folder)))
+    });
+    let Some((image, folder)) = made.await? else {
+        let detail = format!("the build left no index.html in {}", folders.join(", "));
+        let hint = "if it is a server, add a \"start\" script to package.json or a Procfile; if it is a site, have \
+                    its build write to dist";
+        return Err(shop.explained(Problem::new(ErrorCode::NothingToRun, detail).hint(hint)));
+    };
+    shop.say(&format!("{folder} is served as a static site"));
+    Ok(image)
 }
 
 /// The layer of dependencies: from an earlier build with the same lists, or made now.
@@ -186,6 +256,9 @@ fn write_lists(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<(), Sandbox
     chown(&app, Some(APP_ID), Some(APP_ID)).map_err(io("change the owner of", &app))?;
     for (name, content) in files {
         let path = app.join(name);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(io("make", folder))?;
+        }
         std::fs::write(&path, content).map_err(io("write", &path))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(io("open", &path))?;
         chown(&path, Some(APP_ID), Some(APP_ID)).map_err(io("change the owner of", &path))?;
@@ -198,14 +271,17 @@ async fn compose(shop: &Workshop<'_>, base: &Digest, layers: Vec<Layer>) -> Resu
     in_store(shop, move |node| Ok(node.store.compose(Some(&node.store.image(&base)?), &layers, &|_| {})?)).await
 }
 
-async fn finish(shop: &Workshop<'_>, base: Digest, layers: Vec<Layer>, found: Detected) -> Result<Digest, Problem> {
+async fn finish(
+    shop: &Workshop<'_>,
+    base: Digest,
+    layers: Vec<Layer>,
+    start: String,
+    origin: String,
+) -> Result<Digest, Problem> {
     let app_type = shop.request.input.app_type;
     in_store(shop, move |node| {
-        let labels = [
-            (LABEL_TYPE, app_type.to_string()),
-            (LABEL_START, found.start.clone()),
-            (LABEL_START_ORIGIN, found.origin.clone()),
-        ];
+        let labels =
+            [(LABEL_TYPE, app_type.to_string()), (LABEL_START, start.clone()), (LABEL_START_ORIGIN, origin.clone())];
         let base = node.store.image(&base)?;
         Ok(node.store.compose(Some(&base), &layers, &|config| {
             label(config, &labels);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::instance::Limits;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroup::Usage;
 use crate::host::error::SandboxError;
 use crate::host::home::Home;
 use crate::host::plan::{self, Wanted};
@@ -23,6 +25,10 @@ use crate::{logs, problem};
 
 const LAST_WORDS: usize = 50;
 const CACHE: &str = "/cache";
+/// How often it is looked whether a command still can go on.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a command may be at its limit of processes before it is ended.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// What all steps of one build share.
 pub(super) struct Workshop<'a> {
@@ -71,22 +77,27 @@ impl Workshop<'_> {
         let stopped = tokio::select! {
             () = sandboxes.ended(home, app) => None,
             () = tokio::time::sleep_until(self.deadline) => Some(self.out_of_time(shown)),
+            () = self.is_stuck() => Some(self.out_of_processes(&format!("{shown} was ended"))),
             () = self.cancel.cancelled() => Some(cancelled()),
         };
+        let refused = self.usage().await.is_some_and(|usage| usage.pids_refused > 0);
         let ended = sandboxes.collect(home, app).await;
         sandboxes.clear(home).await.map_err(|error| problem::of_sandbox(&error))?;
         if let Some(problem) = stopped {
             return Err(self.explained(problem));
         }
         if ended.out_of_memory {
-            let detail = format!("{shown} used up its {} of memory", self.request.limits.memory);
+            let detail = format!("out of memory: {shown} used up its {}", self.request.limits.memory);
             return Err(self.explained(Problem::new(ErrorCode::BuildError, detail)));
         }
         match ended.status {
             Some(0) => Ok(home.folder.join("upper")),
             status => {
                 let what = status.map_or_else(|| "ended with its sandbox".to_owned(), process::in_words);
-                Err(self.explained(Problem::new(ErrorCode::BuildError, format!("{shown} {what}"))))
+                let what = format!("{shown} {what}");
+                let problem =
+                    if refused { self.out_of_processes(&what) } else { Problem::new(ErrorCode::BuildError, what) };
+                Err(self.explained(problem))
             }
         }
     }
@@ -130,24 +141,54 @@ impl Workshop<'_> {
         Ok(folder)
     }
 
-    fn out_of_time(&self, shown: &str) -> Problem {
-        let seconds = self.request.limits.timeout_seconds;
-        Problem::new(ErrorCode::BuildError, format!("the build took longer than {seconds} s; {shown} was ended"))
+    async fn usage(&self) -> Option<Usage> {
+        let (cgroups, place) = (self.node.sandboxes.cgroups.clone(), self.home.place.clone());
+        blocking(move || Ok(cgroups.usage(&place)?)).await.ok()
     }
 
-    fn explained(&self, problem: Problem) -> Problem {
+    /// Ready when it has had all the processes that it may for a while, and wants more: what forks
+    /// without end does not fail by itself.
+    async fn is_stuck(&self) {
+        let limit = u64::from(self.request.limits.pids);
+        let mut since = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let usage = self.usage().await.unwrap_or_default();
+            if usage.pids_refused == 0 || usage.pids * 10 < limit * 9 {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() > STUCK {
+                return;
+            }
+        }
+    }
+
+    fn out_of_time(&self, shown: &str) -> Problem {
+        let seconds = self.request.limits.timeout_seconds;
+        let detail = format!("time limit: the build took longer than {seconds} s; {shown} was ended");
+        Problem::new(ErrorCode::BuildError, detail)
+    }
+
+    fn out_of_processes(&self, what: &str) -> Problem {
+        let pids = self.request.limits.pids;
+        Problem::new(ErrorCode::BuildError, format!("process limit: it wanted more than {pids} processes; {what}"))
+    }
+
+    /// With the last lines of the log, and what they tell of the cause.
+    pub fn explained(&self, problem: Problem) -> Problem {
+        const FULL: [&str; 4] = ["ENOSPC", "No space left on device", "EDQUOT", "Disk quota exceeded"];
         let log = logs::last_words(&self.home.folder, LAST_WORDS);
-        let full = log.iter().any(|line| line.contains("ENOSPC") || line.contains("No space left on device"));
+        let full = log.iter().any(|line| FULL.iter().any(|word| line.contains(word)));
         let problem = problem.log(log);
         if full {
-            Problem { code: ErrorCode::DiskFull, ..problem }.hint("free space on the node's disk")
+            let detail = format!("disk full: {}", problem.detail);
+            Problem { code: ErrorCode::DiskFull, detail, ..problem }.hint("free space on the node's disk")
         } else {
             problem
         }
     }
 }
 
-fn cancelled() -> Problem {
+pub(super) fn cancelled() -> Problem {
     Problem::new(ErrorCode::Superseded, "the build was cancelled")
 }
 

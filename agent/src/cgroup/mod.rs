@@ -128,6 +128,8 @@ pub struct Usage {
     pub peak: Option<u64>,
     /// Processes and threads.
     pub pids: u64,
+    /// How often one more was refused at its limit, since it was made.
+    pub pids_refused: u64,
     /// Processor time used by all of it since it was made.
     pub cpu: Duration,
 }

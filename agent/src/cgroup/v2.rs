@@ -171,6 +171,7 @@ impl Cgroups for V2 {
             memory: files::read_number(&group.join("memory.current"))?,
             peak: files::if_there(files::read_number(&group.join("memory.peak")))?,
             pids: files::read_number(&group.join("pids.current"))?,
+            pids_refused: files::refusals(&group)?,
             cpu: unified::cpu_time(&group)?,
         })
     }

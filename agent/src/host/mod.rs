@@ -13,7 +13,7 @@ mod profile;
 pub mod readiness;
 pub mod ready;
 pub mod sandbox;
-mod sites;
+pub mod sites;
 
 pub use node::Node;
 pub use sites::{SITES, is_published, prepare as prepare_sites, sites_home, sites_image, sites_spec};

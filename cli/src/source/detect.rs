@@ -6,7 +6,11 @@ use drowse_api::deployment::AppType;
 
 use super::{EntryKind, Source, SourceError, bundle};
 
-const LOOKED_FOR: &str = "package.json (npm), requirements.txt, pyproject.toml or *.py (python), index.html (static)";
+const LOOKED_FOR: &str =
+    "package.json (npm), requirements.txt, Pipfile, pyproject.toml or *.py (python), index.html (static)";
+
+/// Files that say what a Python app depends on, as a build looks for them.
+const PYTHON: [&str; 4] = ["requirements.txt", "Pipfile.lock", "Pipfile", "pyproject.toml"];
 
 /// A type, and what told it.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +49,7 @@ fn candidates(source: &Source) -> Vec<(AppType, String)> {
     };
     [
         (AppType::Npm, named("package.json")),
-        (AppType::Python, named("requirements.txt").or_else(|| named("pyproject.toml")).or_else(python)),
+        (AppType::Python, PYTHON.into_iter().find_map(named).or_else(python)),
         (AppType::Static, named("index.html")),
     ]
     .into_iter()

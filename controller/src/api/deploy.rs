@@ -196,6 +196,7 @@ pub(crate) fn accepted(
         created: now,
         phase: Phase::Deploying(Deploying::new(now)),
         manifest: manifest.clone(),
+        workload: None,
     };
     let build = Build {
         deployment: id.clone(),

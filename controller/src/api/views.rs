@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use drowse_api::agent::BuildStatus;
+use drowse_api::deployment::DeploymentState;
 use drowse_api::instance::{InstanceState, InstanceStatus};
 use drowse_api::platform::{AppView, DeploymentView, InstanceView, TokenView};
 
@@ -14,15 +16,29 @@ use crate::routes::{deployment_label, instance_label};
 /// A deployment.
 #[must_use]
 pub fn deployment(api: &Api, deployment: &Deployment) -> DeploymentView {
+    let mut state = deployment.phase.shown(deployment.app_type);
+    if state.state == DeploymentState::Deploying
+        && let Some(behind) = queued_behind(api, deployment)
+    {
+        state.reason = format!("queued behind {behind} of the same user");
+    }
     DeploymentView {
         id: deployment.id.clone(),
         app: deployment.app.clone(),
         app_type: deployment.app_type,
         url: api.config.url(&deployment_label(deployment.app.as_str(), deployment.id.as_str())),
-        state: deployment.phase.shown(deployment.app_type),
+        state,
         created: deployment.created,
         image: deployment.phase.image().cloned(),
         problem: deployment.phase.problem().cloned(),
+    }
+}
+
+/// Behind how many others its build waits, if it does.
+fn queued_behind(api: &Api, deployment: &Deployment) -> Option<u32> {
+    match api.nodes.get(&deployment.node)?.view().builds.get(&deployment.id)? {
+        Some(BuildStatus::Queued { behind }) => Some(*behind),
+        _ => None,
     }
 }
 

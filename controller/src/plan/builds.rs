@@ -5,6 +5,7 @@ use std::sync::Arc;
 use drowse_api::agent::BuildStatus;
 use drowse_api::deployment::DeploymentState;
 use drowse_api::event::EventKind;
+use drowse_api::instance::Workload;
 use drowse_api::{Digest, ErrorCode, Problem};
 use jiff::Timestamp;
 
@@ -43,8 +44,8 @@ fn follow(
     plan: &mut Plan,
 ) {
     match status {
-        Some(Some(BuildStatus::Done { image, .. })) => {
-            plan.steps.push(built(deployment, image.clone(), now));
+        Some(Some(BuildStatus::Done { image, workload, .. })) => {
+            plan.steps.push(built(deployment, image.clone(), *workload, now));
             return;
         }
         // The agent was restarted in the middle: its sandbox is gone, and a repeated PUT begins anew.
@@ -58,7 +59,7 @@ fn follow(
         }
         Some(Some(BuildStatus::Booted)) => plan.steps.extend(advanced(deployment, false, now)),
         Some(Some(BuildStatus::Building { .. })) => plan.steps.extend(advanced(deployment, true, now)),
-        Some(Some(BuildStatus::Preparing)) => {}
+        Some(Some(BuildStatus::Queued { .. } | BuildStatus::Preparing)) => {}
         Some(None) => {
             plan.call(&build.node, Call::PutBuild(Arc::new(build_request(picture, build))));
             return;
@@ -90,8 +91,9 @@ fn advanced(deployment: &Deployment, is_building: bool, now: Timestamp) -> Optio
     (next.phase != deployment.phase).then(|| step.and(next))
 }
 
-fn built(deployment: &Deployment, image: Digest, now: Timestamp) -> Step {
+fn built(deployment: &Deployment, image: Digest, workload: Workload, now: Timestamp) -> Step {
     let mut next = deployment.clone();
+    next.workload = Some(workload);
     let why = format!("its image is {image}");
     next.phase = next.phase.built(deployment.app_type, image, now);
     let message = format!("{}: {why}", next.phase.shown(next.app_type).state);

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use drowse_api::Epoch;
 use drowse_api::agent::StopRequest;
-use drowse_api::deployment::AppType;
 use drowse_api::event::EventKind;
-use drowse_api::instance::{BootCheck, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
+use drowse_api::instance::{BootCheck, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure};
 use drowse_api::platform::Wanted;
 use drowse_api::secrets::Secrets;
 use drowse_store::Revision;
@@ -144,7 +143,6 @@ impl Case<'_> {
 
     fn spec(&self, app: &App, release: &Release, deployment: &Deployment) -> InstanceSpec {
         let Instance { id, epoch, image, owner, .. } = self.instance;
-        let is_site = deployment.app_type == AppType::Static;
         InstanceSpec {
             id: id.clone(),
             epoch: *epoch,
@@ -152,7 +150,7 @@ impl Case<'_> {
             user: owner.clone(),
             app: app.name.clone(),
             deployment: deployment.id.clone(),
-            workload: if is_site { Workload::Site } else { Workload::Web },
+            workload: deployment.workload(),
             image: image.clone(),
             env: environment(&deployment.manifest, &release.env),
             secrets: Secrets::default(),

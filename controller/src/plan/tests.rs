@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use drowse_api::agent::BuildStatus;
 use drowse_api::deployment::AppType;
-use drowse_api::instance::{Failure, FailureReason, InstanceState, InstanceStatus, OnBootFailure};
+use drowse_api::instance::{Failure, FailureReason, InstanceState, InstanceStatus, OnBootFailure, Workload};
 use drowse_api::manifest::Manifest;
 use drowse_api::platform::Wanted;
 use drowse_api::routing::{Route, RouterStatus};
@@ -322,7 +322,11 @@ impl World {
                 let image = Digest::from_sha256([1; 32]);
                 for build in self.builds.values_mut().filter(|build| matches!(build, BuildStatus::Preparing)) {
                     *build = match is_good {
-                        true => BuildStatus::Done { image: image.clone(), dependencies_reused: false },
+                        true => BuildStatus::Done {
+                            image: image.clone(),
+                            dependencies_reused: false,
+                            workload: Workload::Web,
+                        },
                         false => BuildStatus::Failed { problem: Problem::new(ErrorCode::BuildError, "bad") },
                     };
                 }

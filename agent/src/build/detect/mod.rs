@@ -19,14 +19,38 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Detected {
     pub install: Option<Install>,
-    /// What is shown of the build command, and the command.
-    pub build: Option<(String, String)>,
-    /// The start command, as a line for bash.
-    pub start: String,
-    /// Where the start command comes from, for the log.
-    pub origin: String,
+    pub build: Option<Build>,
+    pub serves: Serves,
     /// Sentences for the log.
     pub notes: Vec<String>,
+}
+
+/// What is made of the source once its dependencies are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Build {
+    /// What is shown of the command.
+    pub shown: String,
+    /// The command.
+    pub script: String,
+    /// The folders of the image that hold the outcome.
+    pub keep: &'static [&'static str],
+}
+
+/// What serves an app once it is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// A process.
+    Process {
+        /// The start command, as a line for bash.
+        start: String,
+        /// Where it comes from, for the log.
+        origin: String,
+    },
+    /// Files: its build leaves a site in one of these folders, the first that has an index.html.
+    Site {
+        /// Below the app's folder.
+        folders: &'static [&'static str],
+    },
 }
 
 /// How dependencies are installed.
@@ -105,9 +129,22 @@ fn procfile(source: &Source) -> Option<String> {
     (!line.is_empty()).then(|| line.to_owned())
 }
 
+/// A word for bash.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// The start command.
+    pub(in super::super) fn start_of(found: &Detected) -> &str {
+        match &found.serves {
+            Serves::Process { start, .. } => start,
+            Serves::Site { .. } => panic!("it is a site"),
+        }
+    }
 
     /// A folder with these files.
     pub(in super::super) fn source(files: &[(&str, &str)]) -> (tempfile::TempDir, Source) {

@@ -3,7 +3,10 @@
 use drowse_api::{ErrorCode, Problem};
 use serde::Deserialize;
 
-use super::{Detected, Install, Source, procfile};
+use super::{Build, Detected, Install, Serves, Source, procfile, quoted};
+
+/// Where front-end tools leave a site.
+const SITES: &[&str] = &["dist", "build", "out", "public", ".output/public", "_site"];
 
 const LOCKS: [&str; 2] = ["npm-shrinkwrap.json", "package-lock.json"];
 /// Scripts that npm runs while it installs: they may need the source.
@@ -30,9 +33,11 @@ pub(super) fn detect(source: &Source) -> Result<Detected, Problem> {
     let package: Package = serde_json::from_slice(&bytes)
         .map_err(|error| Problem::new(ErrorCode::BadRequest, format!("package.json cannot be read: {error}")))?;
     let mut notes = Vec::new();
-    let (start, origin) = start(source, &package, &mut notes)?;
-    let build = package.scripts.contains_key("build").then(|| ("npm run build".to_owned(), "npm run build".to_owned()));
-    Ok(Detected { install: install(source, &package, bytes, build.is_some(), &mut notes), build, start, origin, notes })
+    let serves = serves(source, &package, &mut notes)?;
+    let command = || "npm run build".to_owned();
+    let build =
+        package.scripts.contains_key("build").then(|| Build { shown: command(), script: command(), keep: &["app"] });
+    Ok(Detected { install: install(source, &package, bytes, build.is_some(), &mut notes), build, serves, notes })
 }
 
 fn install(
@@ -74,40 +79,36 @@ fn install(
     Some(Install { shown: command, script, files, is_cacheable, keep: "app/node_modules" })
 }
 
-fn start(source: &Source, package: &Package, notes: &mut Vec<String>) -> Result<(String, String), Problem> {
+fn serves(source: &Source, package: &Package, notes: &mut Vec<String>) -> Result<Serves, Problem> {
+    let process = |start: String, origin: &str| Ok(Serves::Process { start, origin: origin.to_owned() });
     if let Some(line) = procfile(source) {
-        return Ok((line, "Procfile".to_owned()));
+        return process(line, "Procfile");
     }
     if let Some(script) = package.scripts.get("start") {
         let has_hooks = ["prestart", "poststart"].iter().any(|name| package.scripts.contains_key(*name));
         let needs_npm = script.contains("npm_") || script.contains("$npm");
         if has_hooks || needs_npm {
-            return Ok(("npm start".to_owned(), "package.json".to_owned()));
+            return process("npm start".to_owned(), "package.json");
         }
         // Without npm in between, signals reach the app and 50 MB stay free.
-        return Ok((script.clone(), "package.json, scripts.start".to_owned()));
+        return process(script.clone(), "package.json, scripts.start");
     }
     let main = package.main.as_deref().filter(|name| source.has(name));
     if let Some(name) = main.or_else(|| ["server.js", "app.js", "index.js"].into_iter().find(|name| source.has(name))) {
         notes.push(format!("package.json has no start script; guessed from {name}"));
-        return Ok((format!("node {}", quoted(name)), "guess".to_owned()));
+        return process(format!("node {}", quoted(name)), "guess");
     }
-    let hint = if package.scripts.contains_key("build") && source.has("index.html") {
-        "if it is a site of files, build it and deploy the result: npm run build && drowse deploy dist; \
-         if it is a server, add a \"start\" script to package.json"
-    } else {
-        "add a \"start\" script to package.json, or a Procfile with a line such as: web: node main.js"
-    };
-    Err(Problem::new(ErrorCode::NothingToRun, "package.json has no start script, and there is no server.js").hint(hint))
-}
-
-fn quoted(name: &str) -> String {
-    format!("'{}'", name.replace('\'', r"'\''"))
+    if package.scripts.contains_key("build") {
+        notes.push("package.json has a build script and nothing that starts a server: what it builds is served as a static site".to_owned());
+        return Ok(Serves::Site { folders: SITES });
+    }
+    let problem = Problem::new(ErrorCode::NothingToRun, "package.json has no start script, and there is no server.js");
+    Err(problem.hint("add a \"start\" script to package.json, or a Procfile with a line such as: web: node main.js"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::source;
+    use super::super::tests::{source, start_of};
     use super::*;
 
     fn found(files: &[(&str, &str)]) -> Detected {
@@ -119,13 +120,13 @@ mod tests {
     fn a_locked_app_is_installed_by_npm_ci_from_its_lists_alone() {
         let package = r#"{"scripts":{"start":"node server.js"},"dependencies":{"express":"^4"}}"#;
         let found = found(&[("package.json", package), ("package-lock.json", "{}"), ("server.js", "")]);
-        let install = found.install.expect("has dependencies");
+        let install = found.install.clone().expect("has dependencies");
         assert_eq!((install.shown.as_str(), install.is_cacheable), ("npm ci", true));
         assert_eq!(
             install.files.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
             ["package.json", "package-lock.json"]
         );
-        assert_eq!(found.start, "node server.js");
+        assert_eq!(start_of(&found), "node server.js");
         assert_eq!(found.build, None);
     }
 
@@ -145,7 +146,7 @@ mod tests {
     fn hooks_of_start_keep_npm_in_between() {
         let package = r#"{"scripts":{"start":"node a.js","prestart":"node b.js"}}"#;
         let found = found(&[("package.json", package)]);
-        assert_eq!((found.start.as_str(), found.install), ("npm start", None));
+        assert_eq!((start_of(&found), found.install.as_ref()), ("npm start", None));
     }
 
     #[test]
@@ -154,8 +155,12 @@ mod tests {
         let problem = detect(&nothing).expect_err("nothing");
         assert_eq!(problem.code, ErrorCode::NothingToRun);
         assert!(problem.hint.is_some_and(|hint| hint.contains("start")));
-        let (_folder, site) = source(&[("package.json", r#"{"scripts":{"build":"vite build"}}"#), ("index.html", "")]);
-        let hint = detect(&site).expect_err("no server").hint.expect("a hint");
-        assert!(hint.contains("drowse deploy dist"), "{hint}");
+    }
+
+    #[test]
+    fn a_build_without_a_server_makes_a_site_and_it_is_told() {
+        let found = found(&[("package.json", r#"{"scripts":{"build":"vite build"}}"#), ("index.html", "")]);
+        assert_eq!(found.serves, Serves::Site { folders: SITES });
+        assert!(found.notes.iter().any(|note| note.contains("served as a static site")), "{:?}", found.notes);
     }
 }
