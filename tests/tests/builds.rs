@@ -25,21 +25,21 @@ fn ended(deployed: &Deployed) -> (DeploymentState, Problem) {
 async fn a_build_that_uses_up_what_it_may_fails_with_the_reason_and_no_app_notices() {
     needs_a_world!();
     let world = World::with(Options {
-        limits: "build.memory = \"192MiB\"\nbuild.pids = 120\n".to_owned(),
-        agent_lines: "[builds]\nat_once_per_user = 2\n".to_owned(),
+        limits: "build.memory = \"384MiB\"\nbuild.pids = 120\n".to_owned(),
         ..Options::default()
     })
     .await;
     world.deploy("shop", &App::probe("one")).await;
     let load = Load::start(&world.visitor(), "shop", "/", 2);
-    // The first grows without end, the second forks and stays, the third forks and fails.
+    // The first grows without end, the second forks and stays, the third forks and fails: one after the
+    // other, as builds of one user are.
     let greedy = builds_by("head -c 1000000000 /dev/zero | tail");
     let bomb = builds_by("bash -c 'f() { f | f & }; f; exec sleep 1000'");
     let (greedy, bomb) = tokio::join!(world.try_deploy("greedy", &greedy), world.try_deploy("bomb", &bomb));
     let forks =
         world.try_deploy("forks", &builds_by("i=0; while [ $i -lt 300 ]; do sleep 100 & i=$((i+1)); done")).await;
     for (name, deployed, words) in [
-        ("greedy", greedy, ["out of memory", "192 MiB"]),
+        ("greedy", greedy, ["out of memory", "384 MiB"]),
         ("bomb", bomb, ["process limit", "120 processes"]),
         ("forks", forks, ["process limit", "120 processes"]),
     ] {

@@ -16,8 +16,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Between two requests for its path: they cost the app more than a connection.
 const PATH_PAUSE: Duration = Duration::from_millis(250);
-/// When an app that is not ready is looked at closer, for the first time and from then on.
+/// When an app that is not ready is looked at closer, and how often from then on.
 const EARLY: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How far an app came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,8 +114,9 @@ async fn tell_early<H: Host>(
     running: Running,
     seen: &watch::Sender<Seen>,
 ) {
+    let mut pause = EARLY;
     loop {
-        tokio::time::sleep(EARLY).await;
+        tokio::time::sleep(std::mem::replace(&mut pause, AGAIN)).await;
         let now = seen.borrow().clone();
         let text = match now {
             Seen::Fit => continue,

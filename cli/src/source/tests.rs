@@ -248,11 +248,9 @@ fn a_folder_with_nothing_to_run_says_what_was_looked_for_and_what_would_help() {
     };
     let nothing = problem(&Tree::new(&["README.md"]));
     assert_eq!(nothing.code, ErrorCode::NothingToRun);
-    assert!(
-        nothing
-            .detail
-            .ends_with("package.json (npm), requirements.txt, pyproject.toml or *.py (python), index.html (static)")
-    );
+    assert!(nothing.detail.ends_with(
+        "package.json (npm), requirements.txt, Pipfile, pyproject.toml or *.py (python), index.html (static)"
+    ));
     let deeper = problem(&Tree::new(&["README.md", "public/index.html"]));
     assert!(deeper.hint.expect("a hint").ends_with("/public"));
     let ignored = Tree::new(&["package.json"]);

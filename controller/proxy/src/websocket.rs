@@ -43,11 +43,12 @@ pub(crate) async fn pass(
             return Ok(Ended::Left);
         }
         let read = tokio::select! {
-            read = from.read(&mut buffer) => read,
+            biased;
             () = &mut leaving, if !is_leaving => {
                 is_leaving = true;
                 continue;
             }
+            read = from.read(&mut buffer) => read,
         };
         let length = match read {
             Ok(0) | Err(_) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use drowse_api::Epoch;
 use drowse_api::agent::StopRequest;
 use drowse_api::event::EventKind;
-use drowse_api::instance::{BootCheck, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure};
+use drowse_api::instance::{BootCheck, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
 use drowse_api::platform::Wanted;
 use drowse_api::secrets::Secrets;
 use drowse_store::Revision;
@@ -160,12 +160,12 @@ impl Case<'_> {
         }
     }
 
-    /// What was ready once need not show again that it stays.
+    /// What was ready once need not show again that it stays, nor need files.
     fn boot(&self, app: &App, deployment: &Deployment) -> BootCheck {
         let (boot, asked) = (self.picture.settings.boot.clone(), &deployment.manifest.check);
         let timeout_seconds = asked.timeout_seconds.unwrap_or(boot.timeout_seconds);
-        let settle_milliseconds =
-            if matches!(deployment.phase, Phase::Ready(_)) { 0 } else { boot.settle_milliseconds };
+        let stays = matches!(deployment.phase, Phase::Ready(_)) || deployment.workload() == Workload::Site;
+        let settle_milliseconds = if stays { 0 } else { boot.settle_milliseconds };
         let host = Some(format!("{}.{}", app.name, self.picture.published.domain));
         BootCheck { timeout_seconds, path: asked.path.clone().or(boot.path), host, settle_milliseconds }
     }
