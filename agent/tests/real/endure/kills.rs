@@ -100,7 +100,10 @@ async fn die_with(agent: &mut Agent, image: &Digest, death: u64, status: u64) {
     let ready = agent.until_ready(&id).await;
     let process = ready.process.expect("it runs").pid;
     agent.kill();
-    std::fs::write(format!("/proc/{process}/root/www/die"), status.to_string()).unwrap();
+    let die = format!("/proc/{process}/root/www/die");
+    // At once with its content: it is looked for all the time.
+    std::fs::write(format!("{die}.new"), status.to_string()).unwrap();
+    std::fs::rename(format!("{die}.new"), &die).unwrap();
     let began = Instant::now();
     while std::path::Path::new(&format!("/proc/{process}")).exists() {
         assert!(began.elapsed() < LIMIT, "{id} does not end");
