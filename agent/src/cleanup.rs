@@ -110,7 +110,7 @@ fn needed(node: &Node, builds: &Builds) -> Result<Roots, CleanupError> {
 
 /// The images of the instances below `folder`, and those that their standing sandboxes were made from.
 fn images_of(node: &Node, folder: &Path) -> Result<Vec<Digest>, CleanupError> {
-    let found = record::find(folder)?;
+    let found = record::find(folder, None)?;
     if let Some((folder, _)) = found.damaged.into_iter().next() {
         return Err(CleanupError::DamagedInstance(folder));
     }

@@ -13,6 +13,7 @@ use drowse_api::agent::NodeInfo;
 use drowse_api::instance::Workload;
 use drowse_launcher::Launcher;
 use drowse_rootfs::ImageStore;
+use drowse_seal::{Key, KeyError};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
@@ -81,6 +82,9 @@ pub enum StartError {
     /// The file server.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The key to the secrets in records.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The launcher.
     #[error(transparent)]
     Launcher(#[from] drowse_launcher::LauncherError),
@@ -163,6 +167,20 @@ pub fn boot_id() -> Result<String, StartError> {
     Ok(std::fs::read_to_string(path).map_err(io("read", path))?.trim().to_owned())
 }
 
+/// The key that seals secrets in records. It is in memory as all of `run_dir` is, and so no disk holds
+/// what would open them; after a reboot the controller gives them anew.
+fn boot_key(config: &Config) -> Result<Key, StartError> {
+    let path = config.run_dir.join("secrets.key");
+    match Key::load_or_create(&path) {
+        Err(KeyError::Damaged { .. }) => {
+            tracing::error!("{} is damaged: made anew", path.display());
+            std::fs::remove_file(&path).map_err(io("remove", &path))?;
+            Ok(Key::create(&path)?)
+        }
+        other => Ok(other?),
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT. Instances go on afterwards.
 ///
 /// # Errors
@@ -199,11 +217,19 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         pool: Arc::clone(&pool),
         host_clocks: Arc::default(),
     };
-    let node = Node { config: Arc::clone(&config), store, users, sandboxes, events: Arc::clone(&events) };
+    let key = Arc::new(boot_key(&config)?);
+    let node = Node {
+        config: Arc::clone(&config),
+        store,
+        users,
+        sandboxes,
+        events: Arc::clone(&events),
+        key: Arc::clone(&key),
+    };
     let addresses = Arc::new(Addresses::new(AddressPool::new(config.address_range)));
 
-    let mut found = record::find(&home::instances(&config))?;
-    found.records.extend(record::find(&config.data_dir.join("system"))?.records);
+    let mut found = record::find(&home::instances(&config), Some(&key))?;
+    found.records.extend(record::find(&config.data_dir.join("system"), Some(&key))?.records);
     sweep::quarantine(&config, &events, std::mem::take(&mut found.damaged));
     let records: Vec<_> = found
         .records

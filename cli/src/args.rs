@@ -78,6 +78,9 @@ pub enum Command {
     /// Show and change an app's environment variables
     #[command(subcommand)]
     Env(Env),
+    /// Set, remove and list an app's secrets: values that nobody can read again
+    #[command(subcommand)]
+    Secret(Secret),
     /// Save the address of a controller and a token
     Login(Login),
     /// Forget the saved login
@@ -102,8 +105,9 @@ pub enum Command {
 #[command(after_help = "\
 What the folder holds decides its type: package.json is npm; requirements.txt or *.py is python;
 index.html is static. Files named by .gitignore and .drowseignore stay behind, and so do .git,
-node_modules, virtual environments and __pycache__ (-v lists them). The address is printed on
-standard output, all else on standard error.")]
+node_modules, virtual environments and __pycache__ (-v lists them). What drowse.toml in the folder
+pins (type, start, release, check, env) holds unless an option says otherwise. The address is
+printed on standard output, all else on standard error.")]
 pub struct Deploy {
     /// The folder
     #[arg(default_value = ".", value_name = "DIR")]
@@ -115,8 +119,20 @@ pub struct Deploy {
     #[arg(long = "type", short = 't', value_enum, value_name = "TYPE")]
     pub kind: Option<Kind>,
     /// Deploy an OCI bundle instead: a folder with config.json and rootfs
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["folder", "kind"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["folder", "kind", "start", "release"])]
     pub bundle: Option<PathBuf>,
+    /// The start command [default: by drowse.toml, the Procfile or the code]
+    #[arg(long, value_name = "COMMAND")]
+    pub start: Option<String>,
+    /// A command that must succeed once before it serves [default: by drowse.toml or the Procfile]
+    #[arg(long, value_name = "COMMAND")]
+    pub release: Option<String>,
+    /// A path that must answer 2xx or 3xx before it serves
+    #[arg(long, value_name = "PATH")]
+    pub check_path: Option<String>,
+    /// How many seconds it may take to be ready
+    #[arg(long, value_name = "SECONDS")]
+    pub check_timeout: Option<u32>,
     /// Do not wait until it serves
     #[arg(long, short)]
     pub detach: bool,
@@ -265,6 +281,43 @@ pub enum Env {
         detach: bool,
     },
     /// List the variables with their values
+    Ls(App),
+}
+
+/// `secret`.
+#[derive(Debug, Subcommand)]
+pub enum Secret {
+    /// Set a secret, and restart the app without a gap
+    #[command(after_help = "\
+The value is read from standard input, from a file, or asked for; one line end at its end is no part
+of it. The app gets it as an environment variable when it runs; its build does not.")]
+    Set {
+        /// The app, if it is not the current folder's, and the secret's name
+        #[arg(value_name = "[APP] NAME", required = true, num_args = 1..=2)]
+        words: Vec<String>,
+        /// Read the value from this file
+        #[arg(long, value_name = "FILE", conflicts_with = "value")]
+        file: Option<PathBuf>,
+        /// The value itself, which other users of this machine can see while the command runs
+        #[arg(long, value_name = "VALUE")]
+        value: Option<String>,
+        /// Do not wait for the restart
+        #[arg(long, short)]
+        detach: bool,
+    },
+    /// Remove secrets, and restart the app without a gap
+    Unset {
+        /// The app
+        #[arg(value_name = "APP")]
+        app: AppName,
+        /// The secrets' names
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        /// Do not wait for the restart
+        #[arg(long, short)]
+        detach: bool,
+    },
+    /// List the secrets by name
     Ls(App),
 }
 

@@ -64,6 +64,10 @@ pub struct Config {
     /// Folder of `controller.sock`.
     #[serde(default = "default_run_dir")]
     pub run_dir: PathBuf,
+    /// File of the key to the apps' secrets, made at the first start; by default `keys/secrets.key`
+    /// beside the folder of the database.
+    #[serde(default)]
+    pub secrets_key: Option<PathBuf>,
     /// The API for holders of a token.
     #[serde(default = "default_api_listen")]
     pub api_listen: SocketAddr,
@@ -249,6 +253,13 @@ impl Config {
         }
     }
 
+    /// The file of the key to the apps' secrets.
+    #[must_use]
+    pub fn secrets_key(&self) -> PathBuf {
+        let beside = || self.data_dir.parent().unwrap_or(Path::new("/")).join("keys/secrets.key");
+        self.secrets_key.clone().unwrap_or_else(beside)
+    }
+
     /// The API's Unix socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -274,6 +285,7 @@ mod tests {
         let config = read(AGENT).expect("reads");
         assert_eq!(config.url("shop"), "http://shop.drowse.localhost");
         assert_eq!(config.limits.upload, MemoryBytes::mib(512));
+        assert_eq!(config.secrets_key(), Path::new("/var/lib/drowse/keys/secrets.key"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reading events: those that are kept, and those to come.
 
 use drowse_api::event::Event;
-use drowse_store::{Change, Entry, Range, Record, Revision, Store, StoreError, Watch, record};
+use drowse_store::{Change, Entry, Range, Revision, Store, StoreError, Watch, record};
 
 use crate::ledger::{StoredEvent, event_key};
 
@@ -48,7 +48,7 @@ impl Follower {
     /// The next ones. A follower that was too slow for the history reads the stored ones again.
     ///
     /// # Errors
-    /// The store's.
+    /// The store's; `Compacted` if some that it has not seen are not kept any more.
     pub async fn next(&mut self) -> Result<Vec<Event>, StoreError> {
         let found = match self.watch.next().await {
             Ok(batch) => batch
@@ -62,9 +62,12 @@ impl Follower {
                     Change::Delete { .. } => None,
                 })
                 .collect::<Result<Vec<_>, _>>()?,
-            Err(StoreError::Compacted { .. }) => {
+            Err(error @ StoreError::Compacted { .. }) => {
                 let (found, read_at) = stored(&self.store, self.after).await?;
-                self.watch = self.store.watch(format!("{}/", StoredEvent::KIND), read_at);
+                if found.first().is_some_and(|first| first.revision > self.after + 1) {
+                    return Err(error);
+                }
+                self.watch = self.store.watch(record::prefix::<StoredEvent>(), read_at);
                 found
             }
             Err(error) => return Err(error),

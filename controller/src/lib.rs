@@ -28,6 +28,7 @@ pub mod serve;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod tokens;
+pub mod vault;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use drowse_controller::config::{Config, ConfigError};
-use drowse_controller::serve::{Controller, lock};
+use drowse_controller::serve::{Controller, forget_secrets, lock};
 use drowse_proxy::Router;
 use drowse_store::Store;
 use drowse_store::sqlite::Sqlite;
@@ -28,6 +28,13 @@ struct Arguments {
 enum Command {
     /// Run the control half: API, plans, state.
     Serve {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/drowse/controller.toml")]
+        config: PathBuf,
+    },
+    /// Remove every secret of every app: for an operator whose key file is lost. The controller must
+    /// not run.
+    ForgetSecrets {
         /// The configuration file.
         #[arg(long, default_value = "/etc/drowse/controller.toml")]
         config: PathBuf,
@@ -69,6 +76,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
     match arguments.command {
         Command::Serve { config } => runtime.block_on(serve(&config)),
+        Command::ForgetSecrets { config } => runtime.block_on(forget(&config)),
         Command::Route { config } => runtime.block_on(route(&config)),
     }
 }
@@ -88,6 +96,15 @@ async fn serve(path: &Path) -> anyhow::Result<()> {
     controller.stop().await;
     // Left over otherwise; the next start removes it too.
     let _ = std::fs::remove_file(socket);
+    Ok(())
+}
+
+async fn forget(path: &Path) -> anyhow::Result<()> {
+    let config = Config::read(path)?;
+    let _lock = lock(&config.data_dir)?;
+    let store = Store::new(Sqlite::open(&config.data_dir.join("drowse.db"))?);
+    let count = forget_secrets(store, &config).await?;
+    tracing::info!(apps = count, "the secrets are removed: set them anew when the controller runs");
     Ok(())
 }
 

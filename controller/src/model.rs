@@ -14,6 +14,7 @@ use drowse_api::platform::Wanted;
 use drowse_api::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, NodeName, Problem, TokenId, UserId,
 };
+use drowse_seal::Sealed;
 use drowse_store::Record;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,9 @@ pub struct App {
     pub scale: Option<Bounds>,
     /// Its environment.
     pub env: BTreeMap<String, String>,
+    /// Its secrets.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Secret>,
     /// The number of its newest release.
     pub releases: u64,
     /// What serves.
@@ -71,6 +75,15 @@ pub struct App {
     pub pending: Option<Release>,
     /// Why the newest release that was no deploy did not take effect.
     pub problem: Option<Problem>,
+}
+
+/// A secret as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// Its value.
+    pub sealed: Sealed,
+    /// When it was set.
+    pub set: Timestamp,
 }
 
 /// Fewest and most instances.
@@ -98,6 +111,9 @@ pub struct Release {
     pub deployment: DeploymentId,
     /// Its environment.
     pub env: BTreeMap<String, String>,
+    /// Its secrets.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Sealed>,
     /// Why it was made.
     pub cause: Cause,
     /// When it was made.
@@ -192,7 +208,8 @@ impl App {
         now: Timestamp,
     ) {
         self.releases += 1;
-        self.pending = Some(Release { number: self.releases, deployment, env, cause, created: now });
+        let secrets = self.secrets.iter().map(|(name, secret)| (name.clone(), secret.sealed.clone())).collect();
+        self.pending = Some(Release { number: self.releases, deployment, env, secrets, cause, created: now });
     }
 
     /// Whether a pending release may bring another version than the live one.

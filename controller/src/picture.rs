@@ -11,6 +11,7 @@ use drowse_store::Revision;
 
 use crate::config::Settings;
 use crate::desired::Desired;
+use crate::vault::Vault;
 
 /// Everything that a decision may depend on, beside the time.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Picture {
     pub published: Published,
     /// What has a number.
     pub settings: Arc<Settings>,
+    /// The key to the secrets.
+    pub vault: Arc<Vault>,
 }
 
 /// Which table is published.

@@ -18,6 +18,7 @@ use crate::picture::Picture;
 use crate::plan::{Call, plan};
 use crate::routers::Routers;
 use crate::routes::Publisher;
+use crate::vault::Vault;
 
 /// Decisions that follow from decisions are made at once, up to this depth.
 const ROUNDS: usize = 16;
@@ -40,6 +41,8 @@ pub struct Reconciler {
     pub publisher: Publisher,
     /// What has a number.
     pub settings: Arc<Settings>,
+    /// The key to the secrets.
+    pub vault: Arc<Vault>,
     /// Woken by this.
     pub wake: Arc<Notify>,
 }
@@ -100,6 +103,7 @@ impl Reconciler {
             routers: self.routers.all(),
             published: self.publisher.publish(&desired),
             settings: Arc::clone(&self.settings),
+            vault: Arc::clone(&self.vault),
             desired,
         }
     }

@@ -28,6 +28,7 @@ use crate::nodes::Node;
 use crate::reconcile::{Nodes, Reconciler};
 use crate::routers::Routers;
 use crate::routes::Publisher;
+use crate::vault::{Vault, VaultError, without_secrets};
 
 /// How often history that nobody needs is dropped.
 const COMPACTION: Duration = Duration::from_secs(60);
@@ -71,6 +72,9 @@ pub enum ServeError {
     /// The state cannot be used.
     #[error("the state cannot be used")]
     Store(#[from] StoreError),
+    /// What is sealed cannot be opened.
+    #[error("the secrets of the apps cannot be used")]
+    Vault(#[from] VaultError),
     /// A listener cannot be opened.
     #[error("cannot listen on {address}")]
     Listen {
@@ -143,6 +147,7 @@ impl Controller {
     pub async fn start(config: Config, store: Store) -> Result<Self, ServeError> {
         let ledger = Ledger::open(store, config.limits.events).await?;
         let base = ledger.desired();
+        let vault = Arc::new(Vault::open(&config.secrets_key(), &base)?);
         ledger.commit(&base, vec![first_step(&base, &config)]).await?;
         let (config, wake) = (Arc::new(config), Arc::new(Notify::new()));
         let nodes: Nodes = config
@@ -162,6 +167,7 @@ impl Controller {
             routers: Arc::new(Routers::expecting(expected)),
             table: publisher.subscribe(),
             config: Arc::clone(&config),
+            vault: Arc::clone(&vault),
             wake: Arc::clone(&wake),
             attempts: Arc::default(),
             end: end.clone(),
@@ -172,6 +178,7 @@ impl Controller {
             routers: Arc::clone(&api.routers),
             publisher,
             settings: Arc::new(config.limits.clone()),
+            vault,
             wake,
         };
         let (tcp, api_address) = open_tcp(&api, &config).await?;
@@ -188,6 +195,25 @@ impl Controller {
         let doors = self.tasks.drain(..2).collect::<Vec<_>>();
         let _ = tokio::time::timeout(LAST_ANSWERS, futures_util::future::join_all(doors)).await;
     }
+}
+
+/// Removes every secret of every app, for an operator whose key is lost. How many apps had some.
+///
+/// # Errors
+/// The store's.
+pub async fn forget_secrets(store: Store, config: &Config) -> Result<usize, ServeError> {
+    let ledger = Ledger::open(store, config.limits.events).await?;
+    let base = ledger.desired();
+    let steps: Vec<_> = base
+        .apps
+        .iter()
+        .filter_map(|app| {
+            let names: Vec<_> = app.secrets.keys().map(String::as_str).collect();
+            let message = format!("secrets removed by the operator ({}): they have to be set anew", names.join(", "));
+            Some(Step::new(without_secrets(app)?).told(Fact::new(EventKind::App, message).app(&app.name)))
+        })
+        .collect();
+    Ok(ledger.commit(&base, steps).await?)
 }
 
 fn first_step(desired: &Desired, config: &Config) -> Step {

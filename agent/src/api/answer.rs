@@ -31,20 +31,36 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Reads a JSON body.
-///
-/// # Errors
-/// `too-large`, or `bad-request` with the place of the mistake.
-pub fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
-    let bytes = body.map_err(|rejection| {
+fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| {
         let code = match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
             _ => ErrorCode::BadRequest,
         };
         Problem::new(code, rejection.body_text())
-    })?;
+    })
+}
+
+/// Reads a JSON body.
+///
+/// # Errors
+/// `too-large`, or `bad-request` with the place of the mistake.
+pub fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
+    let bytes = bytes(body)?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Problem::new(ErrorCode::BadRequest, format!("the body cannot be used: {error}")))
+}
+
+/// Reads a JSON body that may hold secrets: what is wrong with it is said without a word of it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_secret<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
+    let bytes: Bytes = bytes(body)?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        Problem::new(ErrorCode::BadRequest, format!("the body cannot be used: line {line}, column {column}"))
+    })
 }
 
 /// Reads an id out of the path.

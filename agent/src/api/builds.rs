@@ -9,7 +9,7 @@ use drowse_api::agent::{BuildRequest, BuildStatus, KnownBuild};
 use drowse_api::{DeploymentId, ErrorCode, Problem};
 
 use super::Shared;
-use super::answer::{Answer, Query, Refused, parse, query, read};
+use super::answer::{Answer, Query, Refused, parse, query, read_secret};
 use super::stream;
 
 pub(super) async fn put(
@@ -17,7 +17,7 @@ pub(super) async fn put(
     Path(id): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<BuildStatus> {
-    let (id, request): (DeploymentId, BuildRequest) = (parse(&id)?, read(body)?);
+    let (id, request): (DeploymentId, BuildRequest) = (parse(&id)?, read_secret(body)?);
     if request.deployment != id {
         let detail = format!("the path names build {id}, the body {}", request.deployment);
         return Err(Problem::new(ErrorCode::BadRequest, detail).into());

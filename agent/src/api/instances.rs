@@ -10,7 +10,7 @@ use drowse_api::instance::{InstanceSpec, InstanceStatus};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
 
 use super::Shared;
-use super::answer::{Answer, Query, Refused, parse, query, read};
+use super::answer::{Answer, Query, Refused, parse, query, read, read_secret};
 use super::stream;
 use crate::host::home;
 use crate::instance::registry;
@@ -56,7 +56,7 @@ pub(super) async fn put(
     Path(id): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<InstanceStatus> {
-    let (id, spec): (InstanceId, InstanceSpec) = (parse(&id)?, read(body)?);
+    let (id, spec): (InstanceId, InstanceSpec) = (parse(&id)?, read_secret(body)?);
     if spec.id != id {
         let detail = format!("the path names instance {id}, the body {}", spec.id);
         return Err(Problem::new(ErrorCode::BadRequest, detail).into());

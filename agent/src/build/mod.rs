@@ -8,6 +8,7 @@ mod key;
 mod pipeline;
 mod queue;
 mod record;
+mod release;
 mod step;
 
 use std::collections::BTreeMap;
@@ -70,7 +71,8 @@ impl Build {
             Upload::Blob(digest) => Some(digest.clone()),
             Upload::Unsaid | Upload::Lost => None,
         };
-        Record { id: id.clone(), status: self.status.borrow().clone(), controller: self.controller.clone(), source }
+        let (status, controller) = (self.status.borrow().clone(), self.controller.clone());
+        Record { id: id.clone(), status, controller, source, is_releasing: false }
     }
 }
 
@@ -85,18 +87,19 @@ impl Builds {
     pub async fn open(node: Node, addresses: Arc<Addresses>) -> Self {
         let mut known = BTreeMap::new();
         for (id, record) in record::find(&home::builds(&node.config)) {
-            let (status, controller, source) = match record {
-                Some(Record { status, controller, source, .. }) => {
-                    (Some(status), controller, source.map_or(Upload::Unsaid, Upload::Blob))
+            let (status, controller, source, is_releasing) = match record {
+                Some(Record { status, controller, source, is_releasing, .. }) => {
+                    (Some(status), controller, source.map_or(Upload::Unsaid, Upload::Blob), is_releasing)
                 }
-                None => (None, None, Upload::Lost),
+                None => (None, None, Upload::Lost, false),
             };
             // One that has ended was cleaned up before its end was written down.
             let build = match status.filter(is_final) {
                 Some(status) => Build::new(status, controller, source),
                 None => {
                     clean(&node, &Home::build(&node.config, &id)).await;
-                    Build::new(broken_off(), controller, source)
+                    let status = if is_releasing { release::cut_off() } else { broken_off() };
+                    Build::new(status, controller, source)
                 }
             };
             build.over.cancel();

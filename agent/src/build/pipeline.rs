@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::detect::{self, Install, Serves, Source};
 use super::key;
 use super::queue::Place;
+use super::release;
 use super::step::{Workshop, cancelled};
 use crate::cleanup;
 use crate::host::error::SandboxError;
@@ -51,12 +52,13 @@ pub(super) async fn run(
     let shop = Workshop { node, request, home, address, ids, status, cancel, deadline };
     let app_type = request.input.app_type;
     shop.say(&format!("building {} ({app_type})", request.app));
-    match app_type {
+    let built = match app_type {
         AppType::Static => static_site(&shop, source(&shop).await?).await,
         AppType::Bundle => bundle(&shop).await,
         AppType::Npm => with_commands(&shop, source(&shop).await?, "node").await,
         AppType::Python => with_commands(&shop, source(&shop).await?, "python").await,
-    }
+    };
+    release::run(&shop, built?).await
 }
 
 /// Waits until builds of this user that came before have made room.
@@ -131,7 +133,8 @@ async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) 
     let layer = source.clone();
     let folder = in_store(shop, move |node| Ok(node.store.unpack_layers(&[layer])?.remove(0))).await?;
     let app_type = shop.request.input.app_type;
-    let found = tokio::task::spawn_blocking(move || detect::detect(app_type, &Source::new(folder))).await;
+    let source_folder = Source::new(folder).started_by(shop.request.input.start.clone());
+    let found = tokio::task::spawn_blocking(move || detect::detect(app_type, &source_folder)).await;
     let found = found.map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))??;
     for note in &found.notes {
         shop.say(note);

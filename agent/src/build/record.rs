@@ -23,6 +23,9 @@ pub(super) struct Record {
     /// The upload that it is made of.
     #[serde(default)]
     pub source: Option<Digest>,
+    /// Whether its release command was begun, which is done once.
+    #[serde(default)]
+    pub is_releasing: bool,
 }
 
 fn path(folder: &Path) -> PathBuf {
@@ -52,7 +55,13 @@ pub(super) fn find(folder: &Path) -> Vec<(DeploymentId, Option<Record>)> {
         let id = DeploymentId::parse(entry.file_name().to_str()?).ok()?;
         let record = match durable::load::<Record>(&path(&entry.path()), MAGIC, VERSION) {
             Ok(Some(record)) => Some(record).filter(|record| record.id == id),
-            Ok(None) => Some(Record { id: id.clone(), status: BuildStatus::Preparing, controller: None, source: None }),
+            Ok(None) => Some(Record {
+                id: id.clone(),
+                status: BuildStatus::Preparing,
+                controller: None,
+                source: None,
+                is_releasing: false,
+            }),
             Err(error) => {
                 tracing::error!("{error}");
                 None

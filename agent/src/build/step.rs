@@ -53,11 +53,19 @@ impl Workshop<'_> {
     /// # Errors
     /// `build-error` if it fails, runs out of memory or time; `disk-full`; what the host lacks.
     pub async fn run(&self, image: &Digest, shown: &str, script: &str) -> Result<PathBuf, Problem> {
+        self.execute(image, shown, self.wanted(script)?).await
+    }
+
+    /// Runs what is `wanted` over `image`, and says where what it wrote is.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn execute(&self, image: &Digest, shown: &str, wanted: Wanted) -> Result<PathBuf, Problem> {
         let home = self.home;
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
-        let (node, wanted, image) = (self.node.clone(), self.wanted(script)?, image.clone());
+        let (node, image) = (self.node.clone(), image.clone());
         let made = blocking(move || {
             let image = node.store.image(&image)?;
             let layers = node.store.unpack(&image)?;
@@ -103,7 +111,6 @@ impl Workshop<'_> {
     }
 
     fn wanted(&self, script: &str) -> Result<Wanted, Problem> {
-        let limits = self.request.limits;
         let mut env: BTreeMap<String, String> = [
             ("CI", "true"),
             ("npm_config_cache", "/cache/npm"),
@@ -123,13 +130,19 @@ impl Workshop<'_> {
         Ok(Wanted {
             home: self.home.clone(),
             ids: self.ids,
-            limits: Limits { memory: limits.memory, pids: limits.pids, cpu_weight: limits.cpu_weight },
+            limits: self.limits(),
             address: self.address,
             host_name: format!("build-{}", self.request.deployment),
             env,
             command: Some(["/bin/bash", "-c", script].map(ToOwned::to_owned).to_vec()),
             binds: vec![Bind { source: self.cache()?, target: CACHE.into(), read_only: false, idmap: None }],
         })
+    }
+
+    /// What a command may use.
+    pub fn limits(&self) -> Limits {
+        let limits = self.request.limits;
+        Limits { memory: limits.memory, pids: limits.pids, cpu_weight: limits.cpu_weight }
     }
 
     /// The folder in which package managers of this user keep what they fetched.

@@ -129,7 +129,7 @@ pub fn with_host_ids(text: &str, ids: IdRange, fields_with_ids: &[usize]) -> Str
 /// If the image names nothing to run.
 pub fn command(config: &ImageConfiguration, layers: &[PathBuf]) -> Result<Vec<String>, String> {
     let start = config.labels_of_config().and_then(|labels| labels.get(LABEL_START)).cloned();
-    let shell = ["/bin/bash", "/usr/bin/bash", "/bin/sh"].into_iter().find(|path| has_program(layers, path));
+    let shell = shell(layers);
     let command = match (start, shell) {
         (Some(line), Some(shell)) => vec![shell.to_owned(), "-c".to_owned(), line],
         (Some(line), None) => line.split_ascii_whitespace().map(ToOwned::to_owned).collect(),
@@ -144,11 +144,24 @@ pub fn command(config: &ImageConfiguration, layers: &[PathBuf]) -> Result<Vec<St
         return Err("the image names no command to run".to_owned());
     }
     Ok(match shell {
-        Some(shell) => {
-            [shell, "-c", profile::PRELUDE, shell].map(ToOwned::to_owned).into_iter().chain(command).collect()
-        }
+        Some(shell) => behind_the_profile(shell, command),
         None => command,
     })
+}
+
+/// A line for a shell as a command of the image, behind the app's own profile; none without a shell.
+#[must_use]
+pub fn line(line: &str, layers: &[PathBuf]) -> Option<Vec<String>> {
+    let shell = shell(layers)?;
+    Some(behind_the_profile(shell, [shell, "-c", line].map(ToOwned::to_owned).to_vec()))
+}
+
+fn behind_the_profile(shell: &str, command: Vec<String>) -> Vec<String> {
+    [shell, "-c", profile::PRELUDE, shell].map(ToOwned::to_owned).into_iter().chain(command).collect()
+}
+
+fn shell(layers: &[PathBuf]) -> Option<&'static str> {
+    ["/bin/bash", "/usr/bin/bash", "/bin/sh"].into_iter().find(|path| has_program(layers, path))
 }
 
 /// Whether a layer has something at `path`. `/bin` may be a link in a layer below.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use drowse_api::event::EventKind;
 use drowse_api::instance::{BootCheck, InstanceSpec, Workload};
 use drowse_rootfs::ImageStore;
+use drowse_seal::Key;
 use jiff::Timestamp;
 use tokio::net::TcpStream;
 
@@ -43,6 +44,8 @@ pub struct Node {
     pub sandboxes: Sandboxes,
     /// What happened.
     pub events: Arc<EventLog>,
+    /// Seals the secrets in records.
+    pub key: Arc<Key>,
 }
 
 impl Node {
@@ -98,14 +101,15 @@ impl Host for Node {
     }
 
     async fn write(&self, record: &Record) -> Result<Written, KeepError> {
-        let (folder, record) = (self.home(&record.life.spec).folder, record.clone());
+        let folder = self.home(&record.life.spec).folder;
+        let kept = record::Kept::of(record.clone(), &self.key).map_err(|error| KeepError::Io(error.to_string()))?;
         let written = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder).map_err(|source| DurableError::Io {
                 action: "make",
                 path: folder.clone(),
                 source,
             })?;
-            durable::write(&record::path(&folder), record::MAGIC, record::VERSION, &record)
+            durable::write(&record::path(&folder), record::MAGIC, record::VERSION, &kept)
         });
         let written = written.await.map_err(|error| KeepError::Io(error.to_string()))?.map_err(not_kept)?;
         Ok(Written::new(move || written.commit().map_err(not_kept)))

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use drowse_api::MemoryBytes;
 use drowse_api::image::{APP_FOLDER, LABEL_TYPE};
 use drowse_api::instance::{InstanceSpec, Limits, Workload};
+use drowse_api::secrets::Secrets;
 use drowse_launcher::Bind;
 use drowse_rootfs::bundle::{self, BundleError, SpecInput, runtime_spec};
 use drowse_rootfs::{IdRange, Image};
@@ -48,11 +49,7 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     let spec = &record.life.spec;
     debug_assert_eq!(spec.workload, Workload::Web);
     let image = node.store.image(&spec.image)?;
-    let mut env = spec.env.clone();
-    env.insert("PORT".to_owned(), PORT.to_string());
-    if label(&image, LABEL_TYPE) == Some("npm") && !names(&image, "NODE_ENV") {
-        env.entry("NODE_ENV".to_owned()).or_insert_with(|| "production".to_owned());
-    }
+    let env = environment(&image, &spec.env, &spec.secrets);
     let wanted = Wanted {
         home: node.home(spec),
         ids: node.users.range(&spec.user)?,
@@ -65,6 +62,18 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     };
     let layers = node.store.unpack(&image)?;
     of(node, wanted, &image, layers)
+}
+
+/// What an app of this image finds in its environment, beside what the image itself says.
+#[must_use]
+pub fn environment(image: &Image, env: &BTreeMap<String, String>, secrets: &Secrets) -> BTreeMap<String, String> {
+    let mut env = env.clone();
+    env.extend(secrets.reveal().map(|(name, value)| (name.to_owned(), value.to_owned())));
+    env.insert("PORT".to_owned(), PORT.to_string());
+    if label(image, LABEL_TYPE) == Some("npm") && !names(image, "NODE_ENV") {
+        env.entry("NODE_ENV".to_owned()).or_insert_with(|| "production".to_owned());
+    }
+    env
 }
 
 /// What an instance may use: as it was decided, and where its image is a bundle that limits itself

@@ -260,7 +260,8 @@ impl Life {
 
 /// Whether what runs for one spec also is what the other asks for.
 fn runs_the_same(a: &InstanceSpec, b: &InstanceSpec) -> bool {
-    (&a.deployment, a.workload, &a.image, &a.env, &a.user) == (&b.deployment, b.workload, &b.image, &b.env, &b.user)
+    (&a.deployment, a.workload, &a.image, &a.env, &a.secrets, &a.user)
+        == (&b.deployment, b.workload, &b.image, &b.env, &b.secrets, &b.user)
 }
 
 fn launch(effects: &mut Vec<Effect>) -> State {

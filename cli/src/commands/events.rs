@@ -19,9 +19,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub async fn run(args: Events, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
     let of_app = args.app.as_ref().map(|app| format!("&app={app}")).unwrap_or_default();
     let mut shown: Option<u64> = None;
-    let mut was_open = false;
+    let (mut was_open, mut from_all) = (false, false);
     loop {
-        let from = shown.map_or_else(|| format!("&tail={}", args.tail), |revision| format!("&after={revision}"));
+        let from = match shown {
+            Some(revision) => format!("&after={revision}"),
+            // All that are kept, after some were missed.
+            None if from_all => String::new(),
+            None => format!("&tail={}", args.tail),
+        };
         let broken = match client.lines::<Event>(&format!("/v1/events?follow={}{of_app}{from}", args.follow)).await {
             Ok(mut events) => loop {
                 was_open = true;
@@ -37,6 +42,11 @@ pub async fn run(args: Events, client: &Client, terminal: &Terminal) -> Result<(
             Err(problem) => Some(problem),
         };
         match broken {
+            Some(problem) if shown.is_some() && problem.code == ErrorCode::Compacted => {
+                terminal.note(&format!("note: {}", problem.detail));
+                (shown, from_all) = (None, true);
+                continue;
+            }
             Some(problem) if args.follow && was_open && problem.code == ErrorCode::Unavailable => {
                 terminal.detail(&format!("{}; trying again", problem.detail));
             }

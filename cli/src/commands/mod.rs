@@ -13,6 +13,7 @@ mod ls;
 mod open;
 mod releases;
 mod rm;
+mod secret;
 mod token;
 
 use crate::args::{Args, Command};
@@ -51,6 +52,7 @@ pub async fn run(args: Args, terminal: &Terminal) -> Result<(), Failure> {
         Command::Promote(promote) => releases::promote(promote, client, terminal).await,
         Command::Rm(remove) => rm::run(remove, client, terminal).await,
         Command::Env(env) => env::run(env, client, terminal).await,
+        Command::Secret(secret) => secret::run(secret, client, terminal).await,
         Command::Token(token) => token::run(token, client, terminal).await,
         Command::Doctor => doctor::run(client, terminal).await,
         Command::Completions { .. } | Command::ExitCodes | Command::Logout | Command::Login(_) => Ok(()),

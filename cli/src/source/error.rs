@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use drowse_api::{ErrorCode, MemoryBytes, Problem};
 
+use super::PinnedError;
+
 /// Why a folder cannot be deployed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -90,6 +92,16 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl From<PinnedError> for Problem {
+    fn from(error: PinnedError) -> Self {
+        let problem = Self::new(ErrorCode::BadRequest, error.to_string());
+        match error {
+            PinnedError::Unknown { hint, .. } => problem.hint(hint),
+            _ => problem,
+        }
+    }
 }
 
 impl From<SourceError> for Problem {

@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod detect;
 mod error;
 pub mod folder;
+pub mod pinned;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use drowse_api::MemoryBytes;
 use drowse_api::deployment::{MAX_SOURCE, MAX_SOURCE_ENTRIES};
 
 pub use error::SourceError;
+pub use pinned::{Pinned, PinnedError};
 
 /// What goes into an archive, in its order.
 #[derive(Debug)]

@@ -261,3 +261,48 @@ fn a_tokens_secret_is_printed_alone() {
     assert_eq!(stdout(&mut fake.drowse(&["token", "rm", "t1"])), "t1 is removed\n");
     fake.drowse(&["token", "create", "ci", "--expires", "-1d"]).assert().code(2);
 }
+
+#[test]
+fn the_value_of_a_secret_comes_by_standard_input_or_a_file_and_is_never_shown() {
+    let fake = Fake::start();
+    let listed = json!([{ "name": "TOKEN", "set": AT }]);
+    fake.on(APP, Reply::Json(app(&[], false)));
+    fake.on("GET /v1/apps/shop/secrets", Reply::Json(json!([])));
+    fake.on("PATCH /v1/apps/shop/secrets", Reply::Json(listed));
+    let mut command = fake.drowse(&["secret", "set", "shop", "TOKEN"]);
+    let done = command.write_stdin("pl4nted\n").assert().success();
+    let output = done.get_output();
+    assert_eq!(text(&output.stdout), "shop has 1 secret\n");
+    assert!(!text(&output.stderr).contains("pl4nted"));
+    let sent = |fake: &Fake| {
+        let call = fake.calls().into_iter().rfind(|call| call.line.starts_with("PATCH")).expect("called");
+        serde_json::from_slice::<Value>(&call.body).expect("JSON")
+    };
+    assert_eq!(sent(&fake), json!({ "set": { "TOKEN": "pl4nted" }, "unset": [] }), "without the line's end");
+    let file = fake.home().join("key.pem");
+    std::fs::write(&file, "one\ntwo\r\n").expect("written");
+    fake.drowse(&["secret", "set", "shop", "KEY", "--file", &file.to_string_lossy()]).assert().success();
+    assert_eq!(sent(&fake)["set"], json!({ "KEY": "one\ntwo" }));
+    let done = fake.drowse(&["secret", "set", "shop", "TOKEN=pl4nted"]).assert().code(2);
+    assert!(!text(&done.get_output().stderr).contains("pl4nted"));
+    fake.drowse(&["secret", "set", "shop", "TOKEN"]).write_stdin("").assert().code(2);
+}
+
+#[test]
+fn missed_events_are_told_and_the_rest_is_followed() {
+    let fake = Fake::start();
+    let gone = json!({ "code": "compacted", "detail": "events 2 to 5 are not kept any more" });
+    fake.on("GET /v1/events", Reply::Broken(vec![event(1, "first")]));
+    fake.on("GET /v1/events", Reply::Problem(410, gone));
+    fake.on("GET /v1/events", Reply::Open(vec![event(6, "sixth")]));
+    let mut command = fake.std_command(&["events", "-f"]);
+    let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let lines = BufReader::new(running.stdout.take().expect("piped")).lines();
+    let lines: Vec<_> = lines.take(2).map(|line| line.expect("a line")).collect();
+    running.kill().expect("killed");
+    let mut said = String::new();
+    running.stderr.take().expect("piped").read_to_string(&mut said).expect("reads");
+    running.wait().expect("ended");
+    assert!(lines[0].ends_with("first") && lines[1].ends_with("sixth"), "{lines:?}");
+    assert!(said.contains("events 2 to 5 are not kept any more"), "{said}");
+}

@@ -49,6 +49,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
+async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<bytes::Bytes, Problem> {
+    let read = tokio::time::timeout(SLOWEST, bytes::Bytes::from_request(request, state)).await;
+    let slow = |_| Problem::new(ErrorCode::Deadline, format!("the body did not arrive in {} s", SLOWEST.as_secs()));
+    read.map_err(slow)?.map_err(|error| {
+        let is_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        Problem::new(if is_large { ErrorCode::TooLarge } else { ErrorCode::BadRequest }, error.body_text())
+    })
+}
+
 /// A JSON body, checked. The media type is not: `curl -d` needs no header then.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
@@ -56,14 +65,25 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
     async fn from_request(request: Request, state: &S) -> Answer<Self> {
-        let read = tokio::time::timeout(SLOWEST, bytes::Bytes::from_request(request, state)).await;
-        let slow = |_| Problem::new(ErrorCode::Deadline, format!("the body did not arrive in {} s", SLOWEST.as_secs()));
-        let bytes = read.map_err(slow)?.map_err(|error| {
-            let is_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
-            Problem::new(if is_large { ErrorCode::TooLarge } else { ErrorCode::BadRequest }, error.body_text())
-        })?;
+        let bytes = body(request, state).await?;
         let value = serde_json::from_slice(&bytes);
         value.map(Self).map_err(|error| bad_request(format!("the body is not what is expected: {error}")).into())
+    }
+}
+
+/// A JSON body that holds secrets: what is wrong with it is said without a word of it.
+#[derive(Debug)]
+pub struct SecretJson<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for SecretJson<T> {
+    type Rejection = Refusal;
+    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+        let bytes = body(request, state).await?;
+        let value = serde_json::from_slice(&bytes);
+        value.map(Self).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            bad_request(format!("the body is not what is expected (line {line}, column {column})")).into()
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::model::{App, Build, Cause, Deployment};
 use crate::phase::{Phase, superseded};
 
 /// The largest environment, names and values together.
-const MAX_ENV: usize = 256 << 10;
+pub(super) const MAX_ENV: usize = 256 << 10;
 
 /// What a call that changes an app answers.
 pub(super) type Accepted = Answer<(StatusCode, Answered<AppView>)>;
@@ -202,6 +202,12 @@ pub(super) async fn change_env(
     patch.set.iter().try_for_each(|(name, value)| variable::check(name, value)).map_err(of_variable)?;
     let vars = api.ledger.update(|desired| {
         let app = caller.app(desired, &name)?;
+        if let Some(name) = patch.set.keys().find(|name| app.secrets.contains_key(*name)) {
+            let problem = Problem::new(ErrorCode::Conflict, format!("{name} is a secret of {}", app.name));
+            return Err(
+                problem.hint(format!("drowse secret set {0} {name}, or drowse secret unset {0} {name}", app.name))
+            );
+        }
         let vars = patched(app, &patch)?;
         if vars == app.env {
             return Ok((Step::default(), vars));
@@ -220,17 +226,20 @@ pub(crate) fn with_env(
     vars: BTreeMap<String, String>,
     now: Timestamp,
 ) -> Result<Step, Problem> {
-    let mut changed = App { env: vars, ..app.clone() };
     refuse_during_a_rollback(app)?;
-    match &app.pending {
-        // The deploy under way takes the new environment with it; its build is not repeated.
+    renewed(desired, App { env: vars, ..app.clone() }, Cause::Environment, now)
+}
+
+/// The step that gives a changed app new instances where it runs.
+pub(super) fn renewed(desired: &Desired, mut changed: App, cause: Cause, now: Timestamp) -> Result<Step, Problem> {
+    match &changed.pending {
+        // The deploy under way takes the change with it; its build is not repeated.
         Some(pending) => {
-            changed.release(pending.deployment.clone(), pending.cause, now);
+            let (deployment, cause) = (pending.deployment.clone(), pending.cause);
+            changed.release(deployment, cause, now);
             Ok(Step::new(changed))
         }
-        None if app.wanted == Wanted::Running && app.live.is_some() => {
-            released(desired, &changed, Cause::Environment, now)
-        }
+        None if changed.wanted == Wanted::Running && changed.live.is_some() => released(desired, &changed, cause, now),
         None => Ok(Step::new(changed)),
     }
 }

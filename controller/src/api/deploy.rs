@@ -73,6 +73,7 @@ pub(super) async fn deploy(
     let name: AppName = parsed(&name)?;
     check_owner(&api.ledger.desired(), &caller, &name)?;
     let manifest = manifest(query.manifest.as_deref())?;
+    check_commands(query.r#type, &manifest)?;
     let node = choose_node(&api)?;
     let source = upload(&api, &node, &headers, body).await?;
     let id = DeploymentId::generate();
@@ -92,6 +93,19 @@ fn manifest(text: Option<&str>) -> Result<Manifest, Problem> {
     let manifest: Manifest = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
     manifest.check().map_err(|error| wrong(error.to_string()))?;
     Ok(manifest)
+}
+
+/// What runs no command of ours cannot pin one.
+fn check_commands(app_type: AppType, manifest: &Manifest) -> Result<(), Problem> {
+    let has_commands = !matches!(app_type, AppType::Static | AppType::Bundle);
+    let pinned = [("start", &manifest.start), ("release", &manifest.release)];
+    match pinned.into_iter().find(|(_, command)| command.is_some()) {
+        Some((key, _)) if !has_commands => {
+            let detail = format!("a {app_type} app has no {key} command");
+            Err(bad_request(detail).hint(format!("leave {key} out, or deploy it as another type")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_owner(desired: &Desired, caller: &Caller, name: &AppName) -> Result<(), Problem> {
@@ -175,6 +189,7 @@ pub(crate) fn accepted(
             wanted: Wanted::Running,
             scale: None,
             env: Default::default(),
+            secrets: Default::default(),
             releases: 0,
             live: None,
             pending: None,

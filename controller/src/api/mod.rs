@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::reconcile::Nodes;
 use crate::routers::Routers;
+use crate::vault::Vault;
 
 pub(crate) mod access;
 pub(crate) mod answer;
@@ -27,6 +28,7 @@ mod logs;
 pub(crate) mod ndjson;
 mod platform;
 pub(crate) mod releases;
+pub(crate) mod secrets;
 mod tokens;
 mod views;
 
@@ -45,6 +47,8 @@ pub struct Api {
     pub table: watch::Receiver<Arc<RouteTable>>,
     /// The configuration.
     pub config: Arc<Config>,
+    /// The key to the secrets.
+    pub vault: Arc<Vault>,
     /// Wakes the reconciler.
     pub wake: Arc<Notify>,
     /// Failed attempts to get in.
@@ -68,6 +72,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/apps/{app}/stop", post(apps::stop))
         .route("/v1/apps/{app}/start", post(apps::start))
         .route("/v1/apps/{app}/env", get(apps::env).patch(apps::change_env))
+        .route("/v1/apps/{app}/secrets", get(secrets::list).patch(secrets::change))
         .route("/v1/apps/{app}/releases", get(releases::list))
         .route("/v1/apps/{app}/rollback", post(releases::rollback))
         .route("/v1/apps/{app}/logs", get(logs::logs))

@@ -138,10 +138,13 @@ impl Case<'_> {
     fn put(&self) -> Option<Call> {
         let (app, release) = (self.app?, self.release?);
         let deployment = self.picture.desired.deployments.get(self.instance.deployment.as_str())?;
-        Some(Call::PutInstance(Arc::new(self.spec(app, release, deployment))))
+        // Never without them: the app would find out in a worse way.
+        let secrets = self.picture.vault.reveal(&app.name, &release.secrets);
+        let secrets = secrets.inspect_err(|problem| tracing::error!(%problem, "an instance is not started")).ok()?;
+        Some(Call::PutInstance(Arc::new(self.spec(app, release, deployment, secrets))))
     }
 
-    fn spec(&self, app: &App, release: &Release, deployment: &Deployment) -> InstanceSpec {
+    fn spec(&self, app: &App, release: &Release, deployment: &Deployment, secrets: Secrets) -> InstanceSpec {
         let Instance { id, epoch, image, owner, .. } = self.instance;
         InstanceSpec {
             id: id.clone(),
@@ -153,7 +156,7 @@ impl Case<'_> {
             workload: deployment.workload(),
             image: image.clone(),
             env: environment(&deployment.manifest, &release.env),
-            secrets: Secrets::default(),
+            secrets,
             limits: self.picture.settings.instance,
             boot: self.boot(app, deployment),
             on_boot_failure: if self.is_live() { OnBootFailure::Retry } else { OnBootFailure::Fail },

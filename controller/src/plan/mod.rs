@@ -137,6 +137,14 @@ fn connected<'a>(picture: &'a Picture, node: &NodeName) -> Option<&'a NodeView> 
 }
 
 fn build_request(picture: &Picture, build: &crate::model::Build) -> BuildRequest {
+    // For the release command, which runs as the version that it prepares.
+    let app = picture.desired.apps.get(build.app.as_str());
+    let pending = app.and_then(|app| app.pending.as_ref()).filter(|pending| pending.deployment == build.deployment);
+    let secrets = pending.map(|pending| picture.vault.reveal(&build.app, &pending.secrets));
+    let secrets = secrets.unwrap_or_else(|| Ok(Secrets::default())).unwrap_or_else(|problem| {
+        tracing::error!(%problem, "a release command runs without secrets");
+        Secrets::default()
+    });
     BuildRequest {
         deployment: build.deployment.clone(),
         controller: picture.desired.lineage().cloned(),
@@ -144,7 +152,7 @@ fn build_request(picture: &Picture, build: &crate::model::Build) -> BuildRequest
         user: build.owner.clone(),
         input: BuildInput::clone(&build.input),
         env: build.env.clone(),
-        secrets: Secrets::default(),
+        secrets,
         limits: picture.settings.build,
     }
 }

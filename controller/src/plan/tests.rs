@@ -144,6 +144,7 @@ impl World {
                 table: self.desired.revision.0,
                 as_of: self.desired.revision,
             },
+            vault: Arc::new(crate::tests::vault()),
             settings: Arc::new(Settings { deployments: 2, releases: 1, ..Settings::default() }),
         }
     }

@@ -24,11 +24,11 @@ use super::{config, node_name};
 use crate::agent::execute;
 use crate::api::access::Caller;
 use crate::api::deploy::Upload;
-use crate::api::{apps, deploy, releases};
+use crate::api::{apps, deploy, releases, secrets};
 use crate::config::Config;
 use crate::desired::{Desired, Step};
 use crate::ledger::Ledger;
-use crate::model::{App, Life};
+use crate::model::{App, Life, Secret};
 use crate::picture::{NodeView, Picture};
 use crate::plan::{Plan, plan};
 use crate::routes::{Publisher, hosts};
@@ -40,6 +40,7 @@ enum Command {
     Deploy,
     DeployThatNeverListens,
     Environment,
+    Secret,
     Stop,
     Start,
     Rollback,
@@ -115,6 +116,7 @@ impl World {
             nodes: [(node_name(), machine.view.clone())].into(),
             routers: Default::default(),
             published: machine.publisher.publish(&desired),
+            vault: Arc::new(crate::tests::vault()),
             settings: Arc::new(self.config.limits.clone()),
             desired: Arc::clone(&desired),
         };
@@ -146,6 +148,11 @@ impl World {
                 }
                 (Command::Environment, Some(app)) => {
                     apps::with_env(desired, &app, [("A".into(), id.to_string())].into(), now)?
+                }
+                (Command::Secret, Some(app)) => {
+                    let sealed = super::vault().seal(&app.name, "TOKEN", id.as_str()).expect("seals");
+                    let secrets = [("TOKEN".to_owned(), Secret { sealed, set: now })].into();
+                    secrets::with_secrets(desired, &app, secrets, now)?
                 }
                 (Command::Stop, Some(app)) => apps::stopped(desired, &app, now),
                 (Command::Start, Some(app)) => apps::started(desired, &app, now)?,
@@ -204,6 +211,8 @@ fn check_end(world: &World, desired: &Desired) -> Result<(), TestCaseError> {
         (Some(live), Wanted::Running) => {
             prop_assert_eq!(running.len(), 1, "of {:?}", world.agent.instances());
             prop_assert_eq!(&running[0].spec.env, &live.env);
+            let secrets = super::vault().reveal(&app.name, &live.secrets).expect("opens");
+            prop_assert_eq!(&running[0].spec.secrets, &secrets);
             prop_assert_eq!(&running[0].spec.deployment, &live.deployment);
             let leads_there = matches!(&route, Some(Route::Instances { endpoints, .. })
                 if endpoints.len() == 1 && endpoints[0].instance == running[0].status.id);
@@ -236,6 +245,7 @@ fn moments() -> impl Strategy<Value = Vec<Moment>> {
         3 => Just(Command::Deploy),
         2 => Just(Command::DeployThatNeverListens),
         2 => Just(Command::Environment),
+        1 => Just(Command::Secret),
         1 => Just(Command::Stop),
         1 => Just(Command::Start),
         2 => Just(Command::Rollback),

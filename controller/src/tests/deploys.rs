@@ -185,3 +185,24 @@ async fn bad_input_is_one_clear_error() {
     assert_eq!(nothing.expect_err("unknown").code, ErrorCode::NotFound);
     assert!(rig.agent.instances().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deploy_pins_is_checked_whoever_sent_it() {
+    let rig = Rig::start().await;
+    for (app_type, manifest) in [
+        ("python", "%7B%22strat%22:%22x%22%7D"),
+        ("python", "%7B%22check%22:%7B%22path%22:%22no-slash%22%7D%7D"),
+        ("python", "%7B%22env%22:%7B%22PORT%22:%2280%22%7D%7D"),
+        ("python", "no-json"),
+        ("static", "%7B%22start%22:%22sh%22%7D"),
+    ] {
+        let refused = rig.deploy_as("shop", &format!("{app_type}&manifest={manifest}")).await.expect_err(manifest);
+        assert_eq!(refused.code, ErrorCode::BadRequest, "{refused}");
+    }
+    let pinned = "python&manifest=%7B%22check%22:%7B%22path%22:%22/up%22,%22timeout_seconds%22:7%7D,%22env%22:%7B%22A%22:%221%22%7D%7D";
+    let deployment = rig.deploy_as("shop", pinned).await.expect("accepted");
+    rig.follow(&deployment).await;
+    let spec = rig.agent.instances().remove(0).spec;
+    assert_eq!((spec.boot.path.as_deref(), spec.boot.timeout_seconds), (Some("/up"), 7));
+    assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())].into());
+}

@@ -12,6 +12,7 @@ use drowse_api::event::Event;
 use drowse_api::platform::{AppView, DeploymentUpdate, DeploymentView};
 use drowse_api::routing::{Route, RouteTable, RouterStatus};
 use drowse_api::{HostName, InstanceId, NodeName, Problem};
+use drowse_seal::Key;
 use drowse_store::Store;
 use drowse_store::sqlite::Sqlite;
 use http::Method;
@@ -20,13 +21,21 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::{AgentConfig, Config, Settings};
 use crate::serve::Controller;
 use crate::sim::SimAgent;
+use crate::vault::Vault;
 
 mod access;
 mod crashes;
 mod deploys;
+mod events;
 mod lives;
 mod releases;
 mod restores;
+mod secrets;
+
+/// A key that no file holds.
+pub(crate) fn vault() -> Vault {
+    Vault::with(Key::from_bytes(&[7; 32]))
+}
 
 fn node_name() -> NodeName {
     NodeName::parse("node-1").expect("a name")
@@ -37,6 +46,7 @@ fn config(dir: &Path) -> Config {
         domain: HostName::parse("drowse.localhost").expect("a name"),
         data_dir: dir.join("data"),
         run_dir: dir.join("run"),
+        secrets_key: Some(dir.join("keys/secrets.key")),
         api_listen: ([127, 0, 0, 1], 0).into(),
         admin_gid: None,
         router_uid: 991,

@@ -203,6 +203,7 @@ fn make_folders(names: &Names, options: &Options) {
         copy_by_links(&images, &agent, options.agent_disk.is_some());
     }
     make_folder_of(&names.base.join("controller"), names.control_id, names);
+    make_folder_of(&names.base.join("keys"), names.control_id, names);
     make_folder_of(&names.base.join("router"), names.router_id, names);
     make_folder_of(&names.run.join("controller"), names.control_id, names);
 }

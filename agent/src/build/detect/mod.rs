@@ -72,11 +72,17 @@ pub(super) struct Install {
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     layer: PathBuf,
+    start: Option<String>,
 }
 
 impl Source {
     pub fn new(layer: PathBuf) -> Self {
-        Self { layer }
+        Self { layer, start: None }
+    }
+
+    /// With a start command that its user pins, whatever is in it.
+    pub fn started_by(self, start: Option<String>) -> Self {
+        Self { start, ..self }
     }
 
     /// A file's content.
@@ -112,21 +118,29 @@ impl Source {
 /// # Errors
 /// `nothing-to-run` with what to add, `bad-request` for files that cannot be read.
 pub(super) fn detect(app_type: AppType, source: &Source) -> Result<Detected, Problem> {
-    match app_type {
+    let mut found = match app_type {
         AppType::Npm => npm::detect(source),
         AppType::Python => python::detect(source),
         // These have no commands; the pipeline does not ask.
         AppType::Static | AppType::Bundle => {
             Err(Problem::new(drowse_api::ErrorCode::Internal, format!("a {app_type} app is not built by commands")))
         }
+    }?;
+    if let (Some(_), Serves::Process { origin, .. }) = (&source.start, &mut found.serves) {
+        "drowse.toml".clone_into(origin);
     }
+    Ok(found)
 }
 
-/// The command of the `web` process in a Procfile.
+/// The start command that needs no guess: the one that is pinned, or that of the `web` process in a Procfile.
 fn procfile(source: &Source) -> Option<String> {
-    let text = source.text("Procfile")?;
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("web:").map(str::trim))?;
-    (!line.is_empty()).then(|| line.to_owned())
+    source.start.clone().or_else(|| process(&source.text("Procfile")?, "web"))
+}
+
+/// The command of a process in the text of a Procfile.
+pub(super) fn process(procfile: &str, name: &str) -> Option<String> {
+    let command = |line: &str| Some(line.trim().strip_prefix(name)?.trim_start().strip_prefix(':')?.trim().to_owned());
+    procfile.lines().find_map(command).filter(|line| !line.is_empty())
 }
 
 /// A word for bash.
@@ -165,5 +179,8 @@ pub(super) mod tests {
         assert_eq!(procfile(&with).as_deref(), Some("run me --port $PORT"));
         let (_folder, without) = source(&[("Procfile", "worker: x\nweb:\n")]);
         assert_eq!(procfile(&without), None);
+        assert_eq!(procfile(&without.clone().started_by(Some("pinned".to_owned()))).as_deref(), Some("pinned"));
+        assert_eq!(process("web: a\nrelease: b c\n", "release").as_deref(), Some("b c"));
+        assert_eq!(process("released: b\n", "release"), None);
     }
 }

@@ -8,23 +8,28 @@ use std::time::Instant;
 
 use drowse_api::client::Client;
 use drowse_api::deployment::AppType;
+use drowse_api::manifest::{Check, Manifest};
 use drowse_api::platform::DeploymentView;
 use drowse_api::{AppName, ErrorCode, Problem};
 use http::Method;
 
 use crate::app_name;
 use crate::args::Deploy;
-use crate::failure::{Failure, internal};
+use crate::failure::{Failure, bad_request, internal};
 use crate::show;
-use crate::source::{Source, SourceError, archive, bundle, detect, folder};
+use crate::source::{Pinned, Source, SourceError, archive, bundle, detect, folder, pinned};
 use crate::terminal::{Format, Terminal, clean};
 
 /// What is deployed, as whom.
 struct Plan {
     name: AppName,
     app_type: AppType,
+    manifest: Manifest,
     source: Source,
 }
+
+/// The longest address of an upload: what is in it is checked and kept before the first byte comes.
+const LONGEST: usize = 60_000;
 
 /// Deploys a folder or a bundle, and follows it until it serves or failed.
 pub async fn run(args: Deploy, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
@@ -51,8 +56,9 @@ async fn plan(args: &Deploy, terminal: &Terminal) -> Result<Plan, Failure> {
     // Waits for the disk, so not on the event loop.
     let chosen = tokio::task::spawn_blocking(move || choose(&root, is_bundle)).await;
     spinner.finish_and_clear();
-    let source = chosen.map_err(|error| internal("cannot look through the folder", &error))?.map_err(Problem::from)?;
-    let app_type = app_type(args, &source, terminal)?;
+    let (source, pinned) = chosen.map_err(|error| internal("cannot look through the folder", &error))??;
+    let app_type = app_type(args, pinned.app_type, &source, terminal)?;
+    let manifest = manifest(args, pinned.manifest)?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None => app_name::of_folder(&source.root).map_err(|problem| name_hint(problem, args))?,
@@ -66,11 +72,28 @@ async fn plan(args: &Deploy, terminal: &Terminal) -> Result<Plan, Failure> {
     if source.has_file(".env") {
         terminal.note("note: .env is deployed with the app; drowse env set keeps values out of it");
     }
-    Ok(Plan { name, app_type, source })
+    Ok(Plan { name, app_type, manifest, source })
 }
 
-fn choose(root: &Path, is_bundle: bool) -> Result<Source, SourceError> {
-    if is_bundle { bundle::choose(root) } else { folder::choose(root) }
+fn choose(root: &Path, is_bundle: bool) -> Result<(Source, Pinned), Problem> {
+    if is_bundle {
+        return Ok((bundle::choose(root)?, Pinned::default()));
+    }
+    // The folder first: if it is none, that is what is wrong.
+    let source = folder::choose(root)?;
+    Ok((source, pinned::read(root)?.unwrap_or_default()))
+}
+
+/// What the folder pins, with what the command line says in its place.
+fn manifest(args: &Deploy, pinned: Manifest) -> Result<Manifest, Problem> {
+    let check = Check {
+        path: args.check_path.clone().or(pinned.check.path),
+        timeout_seconds: args.check_timeout.or(pinned.check.timeout_seconds),
+    };
+    let (start, release) = (args.start.clone().or(pinned.start), args.release.clone().or(pinned.release));
+    let manifest = Manifest { start, release, check, ..pinned };
+    manifest.check().map_err(|error| bad_request(error.to_string()))?;
+    Ok(manifest)
 }
 
 fn name_hint(mut problem: Problem, args: &Deploy) -> Problem {
@@ -82,12 +105,15 @@ fn name_hint(mut problem: Problem, args: &Deploy) -> Problem {
     problem
 }
 
-fn app_type(args: &Deploy, source: &Source, terminal: &Terminal) -> Result<AppType, Problem> {
+fn app_type(args: &Deploy, pinned: Option<AppType>, source: &Source, terminal: &Terminal) -> Result<AppType, Problem> {
     if args.bundle.is_some() {
         return Ok(AppType::Bundle);
     }
     if let Some(kind) = args.kind {
         return Ok(kind.into());
+    }
+    if let Some(pinned) = pinned {
+        return Ok(pinned);
     }
     let detected = detect::detect(source)?;
     if let Some((other, by)) = detected.also {
@@ -98,7 +124,7 @@ fn app_type(args: &Deploy, source: &Source, terminal: &Terminal) -> Result<AppTy
 }
 
 async fn upload(plan: Plan, client: &Client, terminal: &Terminal) -> Result<DeploymentView, Failure> {
-    let Plan { name, app_type, source } = plan;
+    let Plan { name, app_type, manifest, source } = plan;
     let files = show::count(source.files(), "file");
     let (size, root) = (source.size, source.root.display().to_string());
     terminal.note(&format!("{name}: {app_type} app from {root}, {files}, {size}"));
@@ -106,7 +132,15 @@ async fn upload(plan: Plan, client: &Client, terminal: &Terminal) -> Result<Depl
     let progress = bar.clone();
     let begun = Instant::now();
     let (bytes, packing) = archive::stream(source, move |bytes| progress.inc(bytes));
-    let path = format!("/v1/apps/{name}/deployments?type={app_type}");
+    let mut path = format!("/v1/apps/{name}/deployments?type={app_type}");
+    if manifest != Manifest::default() {
+        let json = serde_json::to_string(&manifest).map_err(|error| internal("cannot write the manifest", &error))?;
+        path.push_str(&format!("&manifest={}", in_query(&json)));
+    }
+    if path.len() > LONGEST {
+        let problem = Problem::new(ErrorCode::TooLarge, "what drowse.toml pins is too long");
+        return Err(problem.hint("set long values with drowse env set").into());
+    }
     let uploaded = client.upload::<DeploymentView, _, _>(Method::POST, &path, bytes).await;
     bar.finish_and_clear();
     match uploaded {
@@ -120,6 +154,19 @@ async fn upload(plan: Plan, client: &Client, terminal: &Terminal) -> Result<Depl
             _ => Err(problem.into()),
         },
     }
+}
+
+/// Text as the value of a query (RFC 3986, section 2).
+fn in_query(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte.into());
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 fn detached(deployment: &DeploymentView, terminal: &Terminal) -> Result<(), Failure> {
