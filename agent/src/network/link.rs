@@ -119,10 +119,10 @@ impl Plan {
     /// Gives a spare link to the owner, with `address` as its own.
     pub fn take_over(&self, changes: &Changes, spare: &Spare, address: Ipv4Addr) -> Result<(), NetworkError> {
         elements::add(&self.table, &Element { link: self.name.clone(), address })?;
-        let mut all = vec![Change::rename(&spare.outer, &self.name, &self.alias)];
-        all.extend(self.routes(&spare.outer, address));
-        changes.make(&all)?;
-        inside::change_owner(&spare.inside, &spare.inner, address, inner_mac(&self.owner), OUTER_MAC)
+        // What comes before the inside is there would be lost, and sent again only after a second.
+        inside::change_owner(&spare.inside, &spare.inner, address, inner_mac(&self.owner), OUTER_MAC)?;
+        let [neighbour, route] = self.routes(&spare.outer, address);
+        changes.make(&[Change::rename(&spare.outer, &self.name, &self.alias), neighbour, route])
     }
 
     /// The way to `address` from the host.

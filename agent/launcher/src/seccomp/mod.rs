@@ -10,10 +10,15 @@ pub mod tree;
 #[cfg(test)]
 mod interpreter;
 
+use std::sync::LazyLock;
+
 use libc::sock_filter;
 
-/// The filter of [`crate::SeccompProfile::Default`].
+/// The filter of [`crate::SeccompProfile::Default`]. It is compiled once: what is forked after the first
+/// call has it.
 #[must_use]
 pub fn default_filter() -> Vec<sock_filter> {
-    tree::compile(&table::ranges(table::default_verdict))
+    static COMPILED: LazyLock<Vec<sock_filter>> =
+        LazyLock::new(|| tree::compile(&table::ranges(table::default_verdict)));
+    COMPILED.clone()
 }

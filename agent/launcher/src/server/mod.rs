@@ -121,6 +121,8 @@ pub fn serve(socket: OwnedFd) -> Result<(), ServeError> {
         .map_err(|error| set_up("blocking SIGCHLD")(error.into()))?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| set_up("making a signal descriptor")(error.into()))?;
+    // Compiled before the first builder is forked, and not in each of them.
+    drop(crate::seccomp::default_filter());
     Server { socket, signals, init: None, running: Vec::new() }.run()
 }
 
