@@ -1,13 +1,15 @@
 //! The agent's side of the launcher.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use drowse_rootfs::IdRange;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::failure::{Failure, Step};
@@ -16,6 +18,8 @@ use crate::wire::{self, Answer, Done, Kind, Request};
 
 /// How long an answer may take. The launcher itself gives up on a builder earlier.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// Ranges whose namespaces are kept: as many users have started something lately.
+const MOST_MAPS: usize = 256;
 /// Namespaces that are made ahead: net, ipc, uts.
 const READY_SPACES: usize = 3;
 /// How long the launcher may take to leave before it is killed.
@@ -31,6 +35,8 @@ pub struct Launcher {
     child: Mutex<Child>,
     /// Steps whose shortfall was logged already.
     told: Mutex<Vec<Step>>,
+    /// Held over one look or change, never over a call.
+    maps: Mutex<HashMap<IdRange, Arc<OwnedFd>>>,
 }
 
 /// What can go wrong with a call.
@@ -161,7 +167,7 @@ impl Launcher {
             .current_dir("/")
             .spawn()
             .map_err(|source| LauncherError::Spawn { program: binary.to_owned(), source })?;
-        let launcher = Self { socket, child: Mutex::new(child), told: Mutex::default() };
+        let launcher = Self { socket, child: Mutex::new(child), told: Mutex::default(), maps: Mutex::default() };
         launcher.call(&Request::Hello, &[init.as_fd()])?;
         Ok(launcher)
     }
@@ -197,15 +203,18 @@ impl Launcher {
         request: &SandboxRequest,
         descriptors: SandboxFds,
     ) -> Result<Sandbox, LauncherError> {
+        let maps = self.maps(request);
         let payload = Request::Build {
             sandbox: Box::new(request.clone()),
             cgroups: descriptors.init_cgroups.len(),
             ready: ready.is_some(),
+            maps: maps.iter().map(|(ids, _)| *ids).collect(),
         };
         let mut passed: Vec<_> = descriptors.init_cgroups.iter().map(AsFd::as_fd).collect();
         passed.extend(descriptors.log.iter().map(AsFd::as_fd));
         passed.extend([descriptors.exits.as_fd(), descriptors.socket.as_fd()]);
         passed.extend(ready.iter().flat_map(|ready| &ready.0).map(AsFd::as_fd));
+        passed.extend(maps.iter().map(|(_, namespace)| namespace.as_fd()));
         let (done, pidfd) = self.make(&payload, &passed)?;
         Ok(Sandbox::new(done, pidfd))
     }
@@ -223,10 +232,12 @@ impl Launcher {
         process: &ProcessRequest,
         app: AppFds,
     ) -> Result<Launching<'_>, LauncherError> {
+        let maps = self.maps(sandbox);
         let payload = Request::Launch {
             sandbox: Box::new(sandbox.clone()),
             cgroups: descriptors.init_cgroups.len(),
             ready: true,
+            maps: maps.iter().map(|(ids, _)| *ids).collect(),
             process: Box::new(process.clone()),
             app_cgroups: app.cgroups.len(),
         };
@@ -235,6 +246,7 @@ impl Launcher {
         passed.extend(descriptors.log.iter().map(AsFd::as_fd));
         passed.extend([descriptors.exits.as_fd(), descriptors.socket.as_fd()]);
         passed.extend(ready.0.iter().map(AsFd::as_fd));
+        passed.extend(maps.iter().map(|(_, namespace)| namespace.as_fd()));
         passed.extend(app.cgroups.iter().map(AsFd::as_fd));
         passed.extend([app.stdout.as_fd(), app.stderr.as_fd(), theirs.as_fd()]);
         Ok(Launching { launcher: self, answer: self.ask(&payload, &passed)?, gate })
@@ -258,6 +270,31 @@ impl Launcher {
         passed.extend(descriptors.stdin.as_ref().map(AsFd::as_fd));
         let (done, pidfd) = self.make(&payload, &passed)?;
         Ok(Started::new(done, pidfd))
+    }
+
+    /// The namespaces that map the ranges of a sandbox. Each is made once and kept: files are seen by it, and
+    /// nothing runs in it. One that cannot be made is the builder's to tell of.
+    fn maps(&self, request: &SandboxRequest) -> Vec<(IdRange, Arc<OwnedFd>)> {
+        let of_binds = request.binds.iter().filter_map(|bind| bind.idmap);
+        let mut wanted: Vec<IdRange> = std::iter::once(request.overlay.ids).chain(of_binds).collect();
+        wanted.retain(|ids| *ids != IdRange::IDENTITY);
+        wanted.dedup();
+        wanted.into_iter().filter_map(|ids| Some((ids, self.map(ids)?))).collect()
+    }
+
+    fn map(&self, ids: IdRange) -> Option<Arc<OwnedFd>> {
+        let known = || self.maps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(namespace) = known().get(&ids) {
+            return Some(Arc::clone(namespace));
+        }
+        let (_, made) = self.call(&Request::Map { ids }, &[]).ok()?;
+        let namespace = Arc::new(made.into_iter().next()?);
+        let mut known = known();
+        if known.len() >= MOST_MAPS {
+            known.clear();
+        }
+        known.insert(ids, Arc::clone(&namespace));
+        Some(namespace)
     }
 
     /// The launcher's own pid.

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use drowse_rootfs::IdRange;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -37,13 +38,17 @@ pub(crate) enum Request {
     Hello,
     /// Nothing: namespaces are made ahead, and come back.
     Prepare,
-    /// Init's cgroups, two logs, the exits, the listening socket, the namespaces that were made ahead.
-    Build { sandbox: Box<SandboxRequest>, cgroups: usize, ready: bool },
+    /// Nothing: the namespace that maps a range comes back.
+    Map { ids: IdRange },
+    /// Init's cgroups, two logs, the exits, the listening socket, the namespaces that were made ahead, and
+    /// those that map the ranges.
+    Build { sandbox: Box<SandboxRequest>, cgroups: usize, ready: bool, maps: Vec<IdRange> },
     /// Those of `Build`, the app's cgroups, its stdout and stderr, and what it waits for before its exec.
     Launch {
         sandbox: Box<SandboxRequest>,
         cgroups: usize,
         ready: bool,
+        maps: Vec<IdRange>,
         process: Box<ProcessRequest>,
         app_cgroups: usize,
     },

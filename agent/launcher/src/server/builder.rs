@@ -2,9 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
+use drowse_rootfs::IdRange;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::{process, ready, sandbox, send_answer};
+use super::{idmap, process, ready, sandbox, send_answer};
 use crate::failure::{Failure, Step};
 use crate::sys;
 use crate::wire::{self, Answer, Done, Request};
@@ -31,12 +32,13 @@ fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Res
     match request {
         Request::Hello => Err(Failure::refused(Step::Request, "order", "a greeting is not for builders")),
         Request::Prepare => ready::prepare(),
-        Request::Build { sandbox, cgroups, ready } => {
-            let given = descriptors.of_sandbox(cgroups, ready)?;
+        Request::Map { ids } => idmap::make(ids).map(|namespace| (Done::default(), vec![namespace])),
+        Request::Build { sandbox, cgroups, ready, maps } => {
+            let given = descriptors.of_sandbox(cgroups, ready, maps)?;
             sandbox::build(&sandbox, given, init).map(|(done, pidfd)| (done, vec![pidfd]))
         }
-        Request::Launch { sandbox, cgroups, ready, process, app_cgroups } => {
-            let given = descriptors.of_sandbox(cgroups, ready)?;
+        Request::Launch { sandbox, cgroups, ready, maps, process, app_cgroups } => {
+            let given = descriptors.of_sandbox(cgroups, ready, maps)?;
             let (mut done, init) = sandbox::build(&sandbox, given, init)?;
             let given = process::Given {
                 init: init.try_clone().map_err(|error| Failure::os(Step::Descriptors, "the new process", error))?,
@@ -76,13 +78,14 @@ impl Descriptors {
         self.0.next().ok_or_else(|| Failure::refused(Step::Request, "descriptors", "some are missing"))
     }
 
-    fn of_sandbox(&mut self, cgroups: usize, ready: bool) -> Result<sandbox::Given, Failure> {
+    fn of_sandbox(&mut self, cgroups: usize, ready: bool, maps: Vec<IdRange>) -> Result<sandbox::Given, Failure> {
         Ok(sandbox::Given {
             cgroups: self.several(cgroups)?,
             log: [self.one()?, self.one()?],
             exits: self.one()?,
             socket: self.one()?,
             ready: self.several(if ready { ready::SPACES.len() } else { 0 })?,
+            maps: maps.into_iter().map(|ids| Ok((ids, self.one()?))).collect::<Result<_, Failure>>()?,
         })
     }
 

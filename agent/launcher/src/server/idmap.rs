@@ -20,6 +20,11 @@ use crate::sys::{self, Cloned};
 pub(super) struct IdMaps(HashMap<IdRange, OwnedFd>);
 
 impl IdMaps {
+    /// With those that are there already.
+    pub(super) fn of(known: Vec<(IdRange, OwnedFd)>) -> Self {
+        Self(known.into_iter().collect())
+    }
+
     /// Makes the namespace of a range, once.
     pub(super) fn add(&mut self, ids: IdRange) -> Result<(), Failure> {
         if ids != IdRange::IDENTITY && !self.0.contains_key(&ids) {
@@ -61,7 +66,7 @@ pub(super) fn held_by(init: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
 }
 
 /// A namespace needs a process to be born in; it ends as soon as the namespace is held open.
-fn make(ids: IdRange) -> Result<OwnedFd, Failure> {
+pub(super) fn make(ids: IdRange) -> Result<OwnedFd, Failure> {
     let name = format!("{}+{}", ids.first, ids.count);
     let (ours, theirs) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_fail(Step::UserNamespace, &name)?;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use drowse_rootfs::IdRange;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
@@ -29,6 +30,8 @@ pub(super) struct Given {
     pub(super) socket: OwnedFd,
     /// The namespaces that were made ahead, if any were.
     pub(super) ready: Vec<OwnedFd>,
+    /// The namespaces that map ranges, of those that were made before.
+    pub(super) maps: Vec<(IdRange, OwnedFd)>,
 }
 
 /// Everything that is known and checked before the first namespace is made.
@@ -44,9 +47,9 @@ pub(super) struct Blueprint<'a> {
 }
 
 /// Builds it, and runs init in it.
-pub(super) fn build(request: &SandboxRequest, given: Given, init: &OwnedFd) -> Result<(Done, OwnedFd), Failure> {
+pub(super) fn build(request: &SandboxRequest, mut given: Given, init: &OwnedFd) -> Result<(Done, OwnedFd), Failure> {
     let plan = spec::plan(&request.spec)?;
-    let mut maps = IdMaps::default();
+    let mut maps = IdMaps::of(std::mem::take(&mut given.maps));
     maps.add(request.overlay.ids)?;
     for ids in request.binds.iter().filter_map(|bind| bind.idmap) {
         maps.add(ids)?;
