@@ -10,28 +10,26 @@ use fail::fail_point;
 
 use super::error::SandboxError;
 use super::ready::Member;
-use super::sandbox::{Kept, Plan, Sandboxes, blocking, lacks_time_namespaces, pipes};
+use super::sandbox::{Kept, Plan, Sandboxes, lacks_time_namespaces, pipes};
 use crate::cgroup::Leaf;
 use crate::instance::state::App;
 use crate::network::SpareLink;
 
 impl Sandboxes {
     /// Makes what is missing of a sandbox and starts the plan's process in it. Never leaves an older one
-    /// running.
+    /// running. Blocking.
     ///
     /// # Errors
     /// Names the step that failed; what was made is left for the next try or for [`clear`](Self::clear), but
     /// nothing of the process.
-    pub async fn launch(&self, plan: &Plan) -> Result<App, SandboxError> {
-        let (this, plan) = (self.clone(), plan.clone());
-        blocking(move || {
-            if let Some(init) = this.make_room(&plan)? {
-                this.attach(&plan, init)?;
-                return this.start(&plan);
+    pub fn launch(&self, plan: &Plan) -> Result<App, SandboxError> {
+        match self.make_room(plan)? {
+            Some(init) => {
+                self.attach(plan, init)?;
+                self.start(plan)
             }
-            this.make_all(&plan)
-        })
-        .await
+            None => self.make_all(plan),
+        }
     }
 
     fn make_all(&self, plan: &Plan) -> Result<App, SandboxError> {

@@ -62,16 +62,16 @@ impl Node {
     async fn launch_process(&self, record: &Record) -> Result<Running, SandboxError> {
         let (node, owned) = (self.clone(), record.clone());
         let began = Instant::now();
-        let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
-        let planned = began.elapsed();
         let app = if sites::is_server(&record.life.spec.id) {
+            let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
             self.sandboxes.raise(&plan).await?;
             sites::restore_addresses(self).await?;
             self.sandboxes.run(&plan).await?
         } else {
-            self.sandboxes.launch(&plan).await?
+            // In one go: a start is too short for handing it from thread to thread.
+            blocking(move || node.sandboxes.launch(&plan::of_instance(&node, &owned)?)).await?
         };
-        tracing::debug!(place = %plan.home.place, ?planned, started = ?began.elapsed(), "launched");
+        tracing::debug!(instance = %record.life.spec.id, took = ?began.elapsed(), "launched");
         Ok(Running::Process(app))
     }
 
