@@ -126,11 +126,6 @@ pub async fn run(plan: Plan) -> anyhow::Result<Vec<Row>> {
         }
     }
     rows.extend(compared(&format!("{how}, the last one"), &sides, &taken, None));
-    for side in sides {
-        if let Side::Ours(ours) = side {
-            ours.end().await?;
-        }
-    }
     eprintln!("    load average after: {:.1}", process::load_average());
     Ok(rows)
 }

@@ -79,12 +79,6 @@ impl Ours {
         command
     }
 
-    /// Ends the agent and takes away what it made.
-    pub async fn end(mut self) -> anyhow::Result<()> {
-        self.agent.take();
-        self.clean()
-    }
-
     fn clean(&self) -> anyhow::Result<()> {
         let cleaned = self.command().arg("clean").output()?;
         let errors = String::from_utf8_lossy(&cleaned.stderr);
@@ -210,6 +204,15 @@ impl Ours {
         let [a, b, ..] = self.next.octets();
         self.next = Ipv4Addr::new(a, b, 0, 1);
         Ok(())
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.agent.take();
+        if let Err(error) = self.clean() {
+            eprintln!("    {error}");
+        }
     }
 }
 
