@@ -48,12 +48,19 @@ pub fn messages() -> Vec<Vec<u8>> {
         ids: IdRange { first: 65_536, count: 65_536 },
         seccomp: SeccompProfile::Default,
     });
-    let launch =
-        Request::Launch { sandbox: sandbox.clone(), cgroups: 3, ready: true, process: process.clone(), app_cgroups: 3 };
+    let launch = Request::Launch {
+        sandbox: sandbox.clone(),
+        cgroups: 3,
+        ready: true,
+        maps: vec![process.ids],
+        process: process.clone(),
+        app_cgroups: 3,
+    };
     let requests = [
         (Kind::Hello, Request::Hello),
         (Kind::Build, Request::Prepare),
-        (Kind::Build, Request::Build { sandbox, cgroups: 3, ready: false }),
+        (Kind::Build, Request::Map { ids: process.ids }),
+        (Kind::Build, Request::Build { sandbox, cgroups: 3, ready: false, maps: vec![process.ids] }),
         (Kind::Build, launch),
         (Kind::Build, Request::Start { process, cgroups: 3, stdin: true }),
     ];
