@@ -12,6 +12,12 @@ mod interpreter;
 
 use libc::sock_filter;
 
+/// The filter of [`crate::SeccompProfile::Builder`].
+#[must_use]
+pub fn builder_filter() -> Vec<sock_filter> {
+    tree::compile(&table::ranges(table::builder_verdict))
+}
+
 /// The filter of [`crate::SeccompProfile::Default`].
 #[must_use]
 pub fn default_filter() -> Vec<sock_filter> {
