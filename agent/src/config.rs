@@ -84,6 +84,8 @@ pub struct Config {
     pub criu: Option<PathBuf>,
     /// How many sandboxes are kept ready ahead of what will run in them; 0: none.
     pub ready_sandboxes: usize,
+    /// Registries on this host's loopback that users may have images from: `HOST:PORT`.
+    pub registries: Vec<String>,
     /// What bundles of third parties may ask for.
     pub bundles: AllowList,
     /// What is kept on disk beside what is needed.
@@ -154,6 +156,7 @@ struct File {
     bin_dir: Option<PathBuf>,
     criu: Option<PathBuf>,
     ready_sandboxes: usize,
+    registries: Vec<String>,
     bundles: Bundles,
     images: Images,
     builds: Builds,
@@ -235,6 +238,7 @@ impl Default for File {
             bin_dir: None,
             criu: None,
             ready_sandboxes: 4,
+            registries: Vec::new(),
             bundles: Bundles::default(),
             images: Images::default(),
             builds: Builds::default(),
@@ -305,6 +309,12 @@ impl Config {
         if file.builds.at_once_per_user == 0 {
             return Err(value("builds.at_once_per_user", "must be at least 1, or nothing is ever built".to_owned()));
         }
+        let is_own = |name: &&String| drowse_api::reference::is_registry(name) && crate::registry::is_own(name);
+        if let Some(wrong) = file.registries.iter().find(|name| !is_own(name)) {
+            let rule =
+                format!("has {wrong:?}; write localhost:PORT or 127.0.0.1:PORT, as references to images have it");
+            return Err(value("registries", rule));
+        }
         let bin_dir = file.bin_dir.or_else(own_folder).ok_or_else(|| {
             value("bin_dir", "is not set, and the folder of the running program cannot be found".to_owned())
         })?;
@@ -326,6 +336,7 @@ impl Config {
             bin_dir,
             criu: file.criu,
             ready_sandboxes: file.ready_sandboxes,
+            registries: file.registries,
             images: file.images,
             builds: file.builds,
             bundles: file.bundles.checked().map_err(|(key, rule)| value(key, rule))?,
@@ -418,6 +429,8 @@ mod tests {
             ("link_prefix = \"toolong\"", "link_prefix"),
             ("table = \"a b\"", "table"),
             ("first_host_id = 0", "first_host_id"),
+            ("registries = [\"https://localhost\"]", "registries"),
+            ("registries = [\"a.example:5000\"]", "registries"),
             ("router_uid = 990", "router_uid"),
             ("ready_sandboxes = 1000", "ready_sandboxes"),
             ("ready_sandboxes = -1", "ready_sandboxes"),

@@ -22,6 +22,8 @@ pub mod listening;
 pub mod logs;
 pub mod network;
 pub mod problem;
+mod received;
+pub mod registry;
 mod rules;
 pub mod stacks;
 pub mod sweep;

@@ -139,6 +139,9 @@ pub struct BuildRequest {
     pub secrets: Secrets,
     /// What the build may use.
     pub limits: BuildLimits,
+    /// Logins for registries: `NAME:PASSWORD` by registry. Kept nowhere on the node.
+    #[serde(default, skip_serializing_if = "Secrets::is_empty")]
+    pub registries: Secrets,
 }
 
 /// A build that a node has.

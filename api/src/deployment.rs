@@ -24,15 +24,19 @@ pub enum AppType {
     Npm,
     /// A virtual environment from requirements.txt.
     Python,
+    /// A Dockerfile, built by buildah.
+    Docker,
+    /// An image of a registry; no build. The upload is its reference.
+    Image,
     /// A third-party OCI bundle (`config.json` and a root folder); no build.
     Bundle,
 }
 
 impl AppType {
-    /// Whether deploying it runs commands in a build sandbox.
+    /// Whether deploying it takes a sandbox: for commands, or to fetch an image.
     #[must_use]
     pub fn has_build(self) -> bool {
-        matches!(self, Self::Npm | Self::Python)
+        matches!(self, Self::Npm | Self::Python | Self::Docker | Self::Image)
     }
 
     /// The word on the wire and the command line.
@@ -42,6 +46,8 @@ impl AppType {
             Self::Static => "static",
             Self::Npm => "npm",
             Self::Python => "python",
+            Self::Docker => "docker",
+            Self::Image => "image",
             Self::Bundle => "bundle",
         }
     }

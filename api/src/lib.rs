@@ -16,6 +16,7 @@ pub mod image;
 pub mod instance;
 pub mod manifest;
 pub mod platform;
+pub mod reference;
 pub mod routing;
 pub mod secrets;
 #[cfg(feature = "client")]
@@ -28,4 +29,5 @@ pub use ids::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, HostName, InstanceId, NodeName, RunId, TokenId,
     UserId,
 };
+pub use reference::ImageReference;
 pub use units::MemoryBytes;

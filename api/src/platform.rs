@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/whoami` | [`WhoAmI`] |
 //! | `GET`, `POST /v1/tokens`, `DELETE /v1/tokens/{id}` | [`TokenView`], [`TokenRequest`] → [`TokenCreated`] |
+//! | `GET /v1/registries`, `PUT`, `DELETE /v1/registries/{registry}` | [`RegistryView`], [`RegistryLogin`]: the caller's logins for registries |
 //! | `GET /v1/apps` | a list of [`AppView`] |
 //! | `GET`, `DELETE /v1/apps/{app}` | [`AppView`] |
 //! | `POST /v1/apps/{app}/deployments?type=TYPE&manifest=JSON` | body: the folder as a compressed tar, and what its drowse.toml pins ([`Manifest`](crate::manifest::Manifest)); makes the app if it is new; answers [`DeploymentView`] (202) |
@@ -81,6 +82,26 @@ pub struct TokenView {
     /// When it ends.
     #[serde(default)]
     pub expires: Option<Timestamp>,
+}
+
+/// A login for a registry of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryLogin {
+    /// Who logs in.
+    pub username: String,
+    /// With what: one value, whatever its name. Never answered by any call.
+    pub password: Secrets,
+}
+
+/// What is known of a login.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryView {
+    /// The registry.
+    pub registry: String,
+    /// Who logs in.
+    pub username: String,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// An app, as its owner sees it.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use drowse_api::{AppName, Problem};
+use drowse_api::{AppName, ImageReference, Problem};
 
 use crate::failure::bad_request;
 
@@ -32,6 +32,19 @@ pub fn of_folder(folder: &Path) -> Result<AppName, Problem> {
     AppName::parse(made.clone()).map_err(|error| {
         bad_request(format!("the folder's name {own:?} cannot be an app's name: {error}"))
             .hint(format!("name the app, for example {}", suggestion(&made)))
+    })
+}
+
+/// The app's name made from an image's.
+///
+/// # Errors
+/// With a suggestion, when that is no valid name.
+pub fn of_image(image: &ImageReference) -> Result<AppName, Problem> {
+    let own = image.repository().rsplit('/').next().unwrap_or_default();
+    let made = valid_characters(own);
+    AppName::parse(made.clone()).map_err(|error| {
+        bad_request(format!("the image's name {own:?} cannot be an app's name: {error}"))
+            .hint(format!("drowse deploy --image {image} --name {}", suggestion(&made)))
     })
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use drowse_api::deployment::AppType;
-use drowse_api::{AppName, DeploymentId, TokenId};
+use drowse_api::reference::{ReferenceError, is_registry};
+use drowse_api::{AppName, DeploymentId, ImageReference, TokenId};
 
 use crate::exit_codes;
 use crate::terminal::{Color, Format};
@@ -88,6 +89,9 @@ pub enum Command {
     /// Make, list and remove access tokens
     #[command(subcommand)]
     Token(Token),
+    /// Keep, list and forget logins for registries of images
+    #[command(subcommand)]
+    Registry(Registry),
     /// Examine the hosts: what works, what does not, and what to do
     Doctor,
     /// Print shell completions
@@ -103,8 +107,8 @@ pub enum Command {
 /// `deploy`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What the folder holds decides its type: package.json is npm; requirements.txt or *.py is python;
-index.html is static. Files named by .gitignore and .drowseignore stay behind, and so do .git,
+What the folder holds decides its type: Dockerfile is docker; package.json is npm; requirements.txt or
+*.py is python; index.html is static. Files named by .gitignore and .drowseignore stay behind, and so do .git,
 node_modules, virtual environments and __pycache__ (-v lists them). What drowse.toml in the folder
 pins (type, start, release, check, env) holds unless an option says otherwise. The address is
 printed on standard output, all else on standard error.")]
@@ -121,6 +125,9 @@ pub struct Deploy {
     /// Deploy an OCI bundle instead: a folder with config.json and rootfs
     #[arg(long, value_name = "DIR", conflicts_with_all = ["folder", "kind", "start", "release"])]
     pub bundle: Option<PathBuf>,
+    /// Deploy an image of a registry instead, as HOST/NAME:TAG
+    #[arg(long, value_name = "IMAGE", value_parser = image, conflicts_with_all = ["folder", "kind", "bundle"])]
+    pub image: Option<ImageReference>,
     /// The start command [default: by drowse.toml, the Procfile or the code]
     #[arg(long, value_name = "COMMAND")]
     pub start: Option<String>,
@@ -138,6 +145,10 @@ pub struct Deploy {
     pub detach: bool,
 }
 
+fn image(text: &str) -> Result<ImageReference, ReferenceError> {
+    ImageReference::parse(text)
+}
+
 /// A type that can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
@@ -147,6 +158,8 @@ pub enum Kind {
     Npm,
     /// requirements.txt into a virtual environment
     Python,
+    /// A Dockerfile, built by buildah
+    Docker,
 }
 
 impl From<Kind> for AppType {
@@ -155,6 +168,7 @@ impl From<Kind> for AppType {
             Kind::Static => Self::Static,
             Kind::Npm => Self::Npm,
             Kind::Python => Self::Python,
+            Kind::Docker => Self::Docker,
         }
     }
 }
@@ -352,6 +366,32 @@ pub enum Token {
         #[arg(value_name = "ID")]
         id: TokenId,
     },
+}
+
+/// `registry`.
+#[derive(Debug, Subcommand)]
+pub enum Registry {
+    /// Keep a login, which your deploys use; the password is read from standard input
+    Login {
+        /// The registry, as references to its images begin: HOST or HOST:PORT
+        #[arg(value_name = "HOST", value_parser = registry)]
+        registry: String,
+        /// Who logs in
+        #[arg(long, short, value_name = "NAME")]
+        username: String,
+    },
+    /// List the logins, without their passwords
+    Ls,
+    /// Forget a login
+    Logout {
+        /// The registry
+        #[arg(value_name = "HOST", value_parser = registry)]
+        registry: String,
+    },
+}
+
+fn registry(text: &str) -> Result<String, String> {
+    if is_registry(text) { Ok(text.to_ascii_lowercase()) } else { Err("write HOST or HOST:PORT".to_owned()) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use drowse_store::{Change, Entry, Record, Revision, Store, StoreError, record};
 use jiff::Timestamp;
 
 use crate::model::{
-    App, Build, Counter, Cursor, Deployment, Instance, KnownRouter, Lineage, PastRelease, Stray, Token, User,
+    App, Build, Counter, Cursor, Deployment, Instance, KnownRouter, Lineage, PastRelease, Registry, Stray, Token, User,
 };
 
 /// A record and the revision that last changed it.
@@ -272,6 +272,8 @@ tables! {
     users: User;
     /// Access tokens.
     tokens: Token;
+    /// Logins for registries.
+    registries: Registry;
     /// Apps.
     apps: App;
     /// Deployments.

@@ -11,6 +11,7 @@ use drowse_api::instance::Workload;
 use drowse_api::manifest::Manifest;
 pub use drowse_api::platform::Cause;
 use drowse_api::platform::Wanted;
+use drowse_api::secrets::Secrets;
 use drowse_api::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, NodeName, Problem, TokenId, UserId,
 };
@@ -47,6 +48,19 @@ pub struct Token {
     pub created: Timestamp,
     /// When it ends.
     pub expires: Option<Timestamp>,
+}
+
+/// A login for a registry of images. The password is shown to nobody, and goes to the node that builds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Registry {
+    /// Whose it is.
+    pub user: UserId,
+    /// The registry, as references to its images begin.
+    pub name: String,
+    /// The one password, by the username.
+    pub login: Secrets,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// An app: what its user wants.
@@ -447,6 +461,7 @@ macro_rules! record {
 
 record!(User, "user", 1, self => self.id.to_string());
 record!(Token, "token", 1, self => self.id.to_string());
+record!(Registry, "registry", 1, self => format!("{}.{}", self.user, self.name));
 record!(App, "app", 2, self => self.name.to_string());
 record!(Deployment, "deployment", 2, self => self.id.to_string());
 record!(PastRelease, "release", 1, self => format!("{}.{:010}", self.app, self.number));

@@ -104,4 +104,7 @@ pub enum SeccompProfile {
     /// What ordinary programs need; see [`crate::seccomp`].
     #[default]
     Default,
+    /// What a program that builds images needs beside that: to mount and to change its root, in a mount
+    /// namespace of its own. Only where root is inside, whose user namespace owns that mount namespace.
+    Builder,
 }

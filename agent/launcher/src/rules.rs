@@ -136,6 +136,7 @@ rules! {
         FilterMachinery "filter-machinery": "no modules, kexec, swap, clocks, logs, ports or quotas", "Docker's default profile";
         FilterFamilies "filter-families": "local, internet and netlink sockets only", "CVE-2017-7308, CVE-2021-26708";
         FilterPersonality "filter-personality": "address randomisation cannot be switched off", "personality(2)";
+        FilterBuilder "filter-builder": "a builder of images makes mount namespaces and no other", "CVE-2022-0185, CVE-2023-32233: root of a network namespace";
         FilterRest "filter-rest": "what nobody needs is refused, and what is newer than the list does not exist", "Docker's default profile";
     }
     "limits" {

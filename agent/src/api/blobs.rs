@@ -1,6 +1,6 @@
 //! Calls about blobs: streamed to and from the disk, never held in memory.
 
-use std::io::{self, Read};
+use std::io;
 use std::time::Duration;
 
 use axum::Json;
@@ -18,6 +18,7 @@ use tokio_util::io::ReaderStream;
 use super::Shared;
 use super::answer::{Answer, Refused, parse};
 use crate::problem;
+use crate::received::Received;
 
 /// The largest blob that is taken.
 const MAX_BLOB: u64 = 8 << 30;
@@ -50,9 +51,8 @@ pub(super) async fn get(State(agent): State<Shared>, Path(digest): Path<String>)
 }
 
 async fn store(agent: &Shared, expected: Option<Digest>, body: Body) -> Answer<BlobStored> {
-    let (chunks, received) = mpsc::channel(8);
+    let (chunks, reader) = Received::new();
     let store = agent.node.store.clone();
-    let reader = Received { chunks: received, rest: Bytes::new() };
     let writing = tokio::task::spawn_blocking(move || store.put_blob(reader, expected.as_ref(), MAX_BLOB));
     receive(body.into_data_stream(), chunks).await;
     let written = writing.await.map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
@@ -84,26 +84,6 @@ async fn receive<E: std::error::Error + Send + Sync + 'static>(
         if chunks.send(chunk).await.is_err() || broken {
             return;
         }
-    }
-}
-
-/// The body as something that blocks until there is more.
-struct Received {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
-    rest: Bytes,
-}
-
-impl Read for Received {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.rest.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.rest = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.rest.len());
-        buffer[..length].copy_from_slice(&self.rest.split_to(length));
-        Ok(length)
     }
 }
 

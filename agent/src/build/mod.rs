@@ -4,6 +4,10 @@
 //! that an agent's restart broke off did not fail, and a repeated PUT begins it anew.
 
 mod detect;
+mod docker;
+mod dockerfile;
+mod foreign;
+mod image;
 mod key;
 mod pipeline;
 mod queue;
@@ -278,7 +282,7 @@ async fn clean(node: &Node, home: &Home) {
     }
     let folder = home.folder.clone();
     let removed = tokio::task::spawn_blocking(move || {
-        for name in ["upper", "work", "files", "manifests", "site"] {
+        for name in ["upper", "work", "files", "manifests", "site", "images", "storage"] {
             remove_folder(&folder.join(name))?;
         }
         for name in ["upper-of", "exits"] {

@@ -18,10 +18,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::detect::{self, Install, Serves, Source};
-use super::key;
 use super::queue::Place;
-use super::release;
 use super::step::{Workshop, cancelled};
+use super::{docker, image, key, release};
 use crate::cleanup;
 use crate::host::error::SandboxError;
 use crate::host::home::{Home, remove_folder};
@@ -55,6 +54,8 @@ pub(super) async fn run(
     let built = match app_type {
         AppType::Static => static_site(&shop, source(&shop).await?).await,
         AppType::Bundle => bundle(&shop).await,
+        AppType::Docker => docker::run(&shop).await,
+        AppType::Image => image::run(&shop).await,
         AppType::Npm => with_commands(&shop, source(&shop).await?, "node").await,
         AppType::Python => with_commands(&shop, source(&shop).await?, "python").await,
     };
@@ -319,7 +320,7 @@ async fn capture(shop: &Workshop<'_>, upper: PathBuf, folders: &[&'static str]) 
 }
 
 /// Work on the store beside the runtime.
-async fn in_store<T: Send + 'static>(
+pub(super) async fn in_store<T: Send + 'static>(
     shop: &Workshop<'_>,
     work: impl FnOnce(&Node) -> Result<T, SandboxError> + Send + 'static,
 ) -> Result<T, Problem> {

@@ -92,6 +92,7 @@ async fn wanted(shop: &Workshop<'_>, image: &Digest, text: String) -> Result<Wan
         env,
         command: Some(command),
         binds: Vec::new(),
+        profile: drowse_launcher::SeccompProfile::Default,
     })
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::instance::Limits;
 use drowse_api::{Digest, ErrorCode, Problem};
-use drowse_launcher::{Bind, InjectedFile};
+use drowse_launcher::{Bind, InjectedFile, SeccompProfile};
 use drowse_rootfs::IdRange;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Usage;
 use crate::host::error::SandboxError;
-use crate::host::home::Home;
+use crate::host::home::{Home, remove_folder};
 use crate::host::plan::{self, Wanted};
 use crate::host::sandbox::blocking;
 use crate::host::{Node, files, process};
@@ -42,6 +42,16 @@ pub(super) struct Workshop<'a> {
     pub deadline: Instant,
 }
 
+/// What a step has beside its image.
+pub(super) struct Extra {
+    /// Folders of the host.
+    pub binds: Vec<Bind>,
+    /// What it may ask of the kernel; a builder is root inside.
+    pub profile: SeccompProfile,
+    /// Its environment, where that is not the app's.
+    pub env: Option<BTreeMap<String, String>>,
+}
+
 impl Workshop<'_> {
     /// Tells the user something.
     pub fn say(&self, text: &str) {
@@ -56,6 +66,16 @@ impl Workshop<'_> {
         self.execute(image, shown, self.wanted(script)?).await
     }
 
+    /// As [`run`](Self::run), with what else a step sees of the host, and may do.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_with(&self, image: &Digest, shown: &str, script: &str, extra: Extra) -> Result<PathBuf, Problem> {
+        let wanted = self.wanted(script)?;
+        let env = extra.env.unwrap_or(wanted.env);
+        self.execute(image, shown, Wanted { binds: extra.binds, profile: extra.profile, env, ..wanted }).await
+    }
+
     /// Runs what is `wanted` over `image`, and says where what it wrote is.
     ///
     /// # Errors
@@ -66,7 +86,10 @@ impl Workshop<'_> {
             return Err(cancelled());
         }
         let (node, image) = (self.node.clone(), image.clone());
+        let upper = home.folder.join("upper");
         let made = blocking(move || {
+            // What an earlier step over the same image wrote is not this one's.
+            remove_folder(&upper).map_err(|source| SandboxError::io("remove", &upper, source))?;
             let image = node.store.image(&image)?;
             let layers = node.store.unpack(&image)?;
             let mut plan = plan::of(&node, wanted, &image, layers)?;
@@ -136,6 +159,7 @@ impl Workshop<'_> {
             env,
             command: Some(["/bin/bash", "-c", script].map(ToOwned::to_owned).to_vec()),
             binds: vec![Bind { source: self.cache()?, target: CACHE.into(), read_only: false, idmap: None }],
+            profile: SeccompProfile::Default,
         })
     }
 
@@ -175,7 +199,7 @@ impl Workshop<'_> {
         }
     }
 
-    fn out_of_time(&self, shown: &str) -> Problem {
+    pub fn out_of_time(&self, shown: &str) -> Problem {
         let seconds = self.request.limits.timeout_seconds;
         let detail = format!("time limit: the build took longer than {seconds} s; {shown} was ended");
         Problem::new(ErrorCode::BuildError, detail)

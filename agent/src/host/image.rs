@@ -10,6 +10,7 @@ use drowse_api::image::{APP_ID, LABEL_START};
 use drowse_rootfs::IdRange;
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::process::Signal;
 
 use super::profile;
 
@@ -170,6 +171,48 @@ fn has_program(layers: &[PathBuf], path: &str) -> bool {
     open_in(layers, path).is_some() || (!path.starts_with("/usr") && open_in(layers, &usr).is_some())
 }
 
+/// The signal that an image names, as `SIGQUIT`, `QUIT` or `3`; none if it names none, or no signal.
+#[must_use]
+pub fn stop_signal(named: Option<&str>) -> Option<Signal> {
+    const NAMES: [(&str, Signal); 31] = [
+        ("HUP", Signal::HUP),
+        ("INT", Signal::INT),
+        ("QUIT", Signal::QUIT),
+        ("ILL", Signal::ILL),
+        ("TRAP", Signal::TRAP),
+        ("ABRT", Signal::ABORT),
+        ("BUS", Signal::BUS),
+        ("FPE", Signal::FPE),
+        ("KILL", Signal::KILL),
+        ("USR1", Signal::USR1),
+        ("SEGV", Signal::SEGV),
+        ("USR2", Signal::USR2),
+        ("PIPE", Signal::PIPE),
+        ("ALRM", Signal::ALARM),
+        ("TERM", Signal::TERM),
+        ("STKFLT", Signal::STKFLT),
+        ("CHLD", Signal::CHILD),
+        ("CONT", Signal::CONT),
+        ("STOP", Signal::STOP),
+        ("TSTP", Signal::TSTP),
+        ("TTIN", Signal::TTIN),
+        ("TTOU", Signal::TTOU),
+        ("URG", Signal::URG),
+        ("XCPU", Signal::XCPU),
+        ("XFSZ", Signal::XFSZ),
+        ("VTALRM", Signal::VTALARM),
+        ("PROF", Signal::PROF),
+        ("WINCH", Signal::WINCH),
+        ("IO", Signal::IO),
+        ("PWR", Signal::POWER),
+        ("SYS", Signal::SYS),
+    ];
+    let named = named?.trim().to_ascii_uppercase();
+    let name = named.strip_prefix("SIG").unwrap_or(&named);
+    let is_named = |(known, signal): &&(&str, Signal)| *known == name || name == signal.as_raw().to_string();
+    NAMES.iter().find(is_named).map(|(_, signal)| *signal)
+}
+
 /// Whom an image runs as if it does not say: the app's own user in images of ours.
 #[must_use]
 pub fn wanted_user(config: &ImageConfiguration) -> String {
@@ -196,6 +239,17 @@ mod tests {
         assert_eq!(resolve_user("77:88", PASSWD, GROUP), Ok(unknown.clone()));
         assert_eq!(resolve_user("77", PASSWD, GROUP), Ok(User { gid: 0, ..unknown }));
         assert!(resolve_user("nobody-here", PASSWD, GROUP).is_err());
+    }
+
+    #[test]
+    fn stop_signals_are_read_as_images_write_them() {
+        for named in ["SIGQUIT", "quit", "3"] {
+            assert_eq!(stop_signal(Some(named)), Some(Signal::QUIT), "{named}");
+        }
+        assert_eq!(stop_signal(Some("SIGWINCH")), Some(Signal::WINCH));
+        for named in [None, Some("SIGNOT"), Some("0"), Some("99"), Some("")] {
+            assert_eq!(stop_signal(named), None, "{named:?}");
+        }
     }
 
     #[test]

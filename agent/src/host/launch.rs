@@ -5,7 +5,7 @@
 
 use drowse_api::instance::ProcessIdentity;
 use drowse_launcher::init::InitClient;
-use drowse_launcher::{AppFds, Clock, ProcessRequest, Ready, SeccompProfile};
+use drowse_launcher::{AppFds, Clock, ProcessRequest, Ready};
 use fail::fail_point;
 
 use super::error::SandboxError;
@@ -35,7 +35,7 @@ impl Sandboxes {
     fn make_all(&self, plan: &Plan) -> Result<App, SandboxError> {
         let home = &plan.home;
         let process = plan.spec.process().clone().ok_or(SandboxError::NoProcess)?;
-        let process = ProcessRequest { process, ids: plan.ids, seccomp: SeccompProfile::Default };
+        let process = ProcessRequest { process, ids: plan.ids, seccomp: plan.profile };
         let (spaces, spare) = match self.pool.take() {
             Some(Member { spaces, link }) => (spaces, Some(link)),
             None => (self.launcher.prepare()?, None),

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::durable::{self, DurableError};
 use crate::events::EventLog;
 use crate::identity::UserIds;
-use crate::instance::host::{Host, KeepError, Listening, PORT, Record, Written};
+use crate::instance::host::{Host, KeepError, Listening, Record, Written};
 use crate::instance::record;
 use crate::instance::state::{Exit, LaunchFailure, Running};
 use crate::listening::{explain, listening};
@@ -141,7 +141,11 @@ impl Host for Node {
         }
     }
 
-    async fn listening(&self, running: Running) -> Listening {
+    fn port(&self, spec: &InstanceSpec) -> u16 {
+        plan::port(self, spec)
+    }
+
+    async fn listening(&self, record: &Record, running: Running) -> Listening {
         let Running::Process(app) = running else {
             let text = "the node's file server does not answer at its address".to_owned();
             return Listening { text, is_wrong: false };
@@ -151,7 +155,7 @@ impl Host for Node {
             return Listening { text: text.to_owned(), is_wrong: true };
         }
         match listening(app.identity.pid) {
-            Ok(found) => Listening { text: explain(&found, PORT), is_wrong: !found.is_empty() },
+            Ok(found) => Listening { text: explain(&found, record.port), is_wrong: !found.is_empty() },
             Err(_) => Listening { text: "it is gone".to_owned(), is_wrong: false },
         }
     }
@@ -172,9 +176,11 @@ impl Host for Node {
         }
     }
 
-    async fn terminate(&self, running: Running) {
+    async fn terminate(&self, record: &Record, running: Running) {
         if let Running::Process(app) = running {
-            process::signal(app.identity, rustix::process::Signal::TERM);
+            let (node, spec) = (self.clone(), record.life.spec.clone());
+            let named = blocking(move || Ok(plan::stop_signal_of(&node, &spec))).await;
+            process::signal(app.identity, named.unwrap_or(rustix::process::Signal::TERM));
         }
     }
 

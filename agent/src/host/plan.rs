@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use drowse_api::MemoryBytes;
-use drowse_api::image::{APP_FOLDER, LABEL_TYPE};
+use drowse_api::image::{APP_FOLDER, LABEL_PORT, LABEL_TYPE};
 use drowse_api::instance::{InstanceSpec, Limits, Workload};
 use drowse_api::secrets::Secrets;
-use drowse_launcher::Bind;
+use drowse_launcher::{Bind, SeccompProfile};
 use drowse_rootfs::bundle::{self, BundleError, SpecInput, runtime_spec};
 use drowse_rootfs::{IdRange, Image};
 use oci_spec::runtime::Spec;
+use rustix::process::Signal;
 
 use super::error::SandboxError;
 use super::home::Home;
-use super::image::{command, read_in, resolve_user, wanted_user};
+use super::image::{command, read_in, resolve_user, stop_signal, wanted_user};
 use super::node::Node;
 use super::sandbox::Plan;
 use super::{files, sites};
@@ -39,6 +40,8 @@ pub struct Wanted {
     pub command: Option<Vec<String>>,
     /// Folders of the host shown inside.
     pub binds: Vec<Bind>,
+    /// What it may ask of the kernel. A builder of images is root inside, whomever its image names.
+    pub profile: SeccompProfile,
 }
 
 /// The plan of an instance's own sandbox. Blocking: it may unpack layers.
@@ -49,7 +52,8 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     let spec = &record.life.spec;
     debug_assert_eq!(spec.workload, Workload::Web);
     let image = node.store.image(&spec.image)?;
-    let env = environment(&image, &spec.env, &spec.secrets);
+    let mut env = environment(&image, &spec.env, &spec.secrets);
+    env.insert("PORT".to_owned(), record.port.to_string());
     let wanted = Wanted {
         home: node.home(spec),
         ids: node.users.range(&spec.user)?,
@@ -59,6 +63,7 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
         env,
         command: None,
         binds: sites::binds(&node.config, &spec.id),
+        profile: SeccompProfile::Default,
     };
     let layers = node.store.unpack(&image)?;
     of(node, wanted, &image, layers)
@@ -95,6 +100,21 @@ fn lowered(limits: Limits, bundle: &Spec) -> Limits {
     }
 }
 
+/// Where its app is to listen: as its image says, if it is one of others that says so. Blocking.
+#[must_use]
+pub fn port(node: &Node, spec: &InstanceSpec) -> u16 {
+    let image = node.store.image(&spec.image).ok();
+    image.and_then(|image| label(&image, LABEL_PORT)?.parse().ok()).unwrap_or(PORT)
+}
+
+/// What asks its app to end: SIGTERM, unless its image says otherwise. Blocking.
+#[must_use]
+pub fn stop_signal_of(node: &Node, spec: &InstanceSpec) -> Signal {
+    let image = node.store.image(&spec.image).ok();
+    let named = image.and_then(|image| image.config.config().as_ref()?.stop_signal().clone());
+    stop_signal(named.as_deref()).unwrap_or(Signal::TERM)
+}
+
 fn label<'a>(image: &'a Image, name: &str) -> Option<&'a str> {
     image.config.labels_of_config()?.get(name).map(String::as_str)
 }
@@ -122,7 +142,9 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
     let config = image.config.config().clone().unwrap_or_default();
     let passwd = read_in(&layers, "/etc/passwd").unwrap_or_default();
     let group = read_in(&layers, "/etc/group").unwrap_or_default();
-    let user = resolve_user(&wanted_user(&image.config), &passwd, &group).map_err(SandboxError::Image)?;
+    let is_builder = wanted.profile == SeccompProfile::Builder;
+    let user = if is_builder { "0:0".to_owned() } else { wanted_user(&image.config) };
+    let user = resolve_user(&user, &passwd, &group).map_err(SandboxError::Image)?;
     // An image that starts as root means to be it; one that names another user cannot become root.
     let root_inside = user.uid == 0;
     let args = match (wanted.command, own_process) {
@@ -156,13 +178,16 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
         cgroups_path: None,
         annotations: BTreeMap::new(),
     };
-    let (spec, more) = match &bundle {
+    let (mut spec, more) = match &bundle {
         Some(bundle) => {
             let merged = bundle::merged(&input, bundle, &node.config.bundles)?;
             (merged.spec, merged.binds)
         }
         None => (runtime_spec(&input)?, Vec::new()),
     };
+    if is_builder {
+        bundle::let_mount(&mut spec)?;
+    }
     wanted.binds.extend(more.into_iter().map(|bind| Bind {
         source: bind.source,
         target: bind.target,
@@ -189,5 +214,6 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
         spec,
         binds: wanted.binds,
         root_inside,
+        profile: wanted.profile,
     })
 }

@@ -4,13 +4,13 @@
 use drowse_api::instance::ProcessIdentity;
 
 use super::process;
-use crate::instance::host::PORT;
 
 /// Sources what the app wants set before it starts, then becomes it. `$@` is the command.
 ///
 /// Each file is sourced in a function, so that `set --` in it changes nothing here. One that fails is
 /// told and passed over; one that ends the shell is told by the trap; PORT is the platform's to set.
-pub(super) const PRELUDE: &str = r#"__drowse_profile() {
+pub(super) const PRELUDE: &str = r#"readonly __drowse_port="${PORT-}"
+__drowse_profile() {
 [ -r "$1" ] || return 0
 __drowse_file=${1#./}
 trap 'echo "drowse: $__drowse_file ended the start with status $?" >&2' EXIT
@@ -18,15 +18,12 @@ trap 'echo "drowse: $__drowse_file ended the start with status $?" >&2' EXIT
 __drowse_status=$?
 trap - EXIT
 [ "$__drowse_status" = 0 ] || echo "drowse: $__drowse_file ended with status $__drowse_status; the start goes on" >&2
-[ "${PORT-}" = 8080 ] || { echo "drowse: $__drowse_file set PORT to '${PORT-}'; it is 8080 again" >&2; PORT=8080; }
+[ "${PORT-}" = "$__drowse_port" ] || { echo "drowse: $__drowse_file set PORT to '${PORT-}'; it is $__drowse_port again" >&2; PORT=$__drowse_port; }
 }
 for f in ./.profile.d/*.sh; do __drowse_profile "$f"; done
 __drowse_profile ./.profile
 export PORT
 exec "$@""#;
-
-// The text above has the number in it.
-const _: () = assert!(PORT == 8080);
 
 /// Whether the main process of an app still is the shell that sources its profile.
 pub(super) fn is_running(app: ProcessIdentity) -> bool {

@@ -62,6 +62,8 @@ pub struct Plan {
     pub binds: Vec<Bind>,
     /// Whether the image wants root: its processes are then in a user namespace of these ids.
     pub root_inside: bool,
+    /// What its process may ask of the kernel.
+    pub profile: SeccompProfile,
 }
 
 /// What is kept of a sandbox.
@@ -268,7 +270,7 @@ impl Sandboxes {
         self.keep(home, &kept)?;
         let [(out_read, out), (err_read, err)] = pipes()?;
         client.attach(kept.incarnation, out_read, err_read)?;
-        let request = ProcessRequest { process, ids: plan.ids, seccomp: SeccompProfile::Default };
+        let request = ProcessRequest { process, ids: plan.ids, seccomp: plan.profile };
         let descriptors = ProcessFds {
             init: init.as_fd(),
             app_cgroups: self.cgroups.open_groups(&home.place, Leaf::App)?,

@@ -301,7 +301,7 @@ impl<H: Host> Actor<H> {
             Effect::Limit => host.limit(&record).await,
             Effect::Terminate => {
                 if let Some(running) = self.record.life.running() {
-                    host.terminate(running).await;
+                    host.terminate(&record, running).await;
                 }
             }
             Effect::Collect => {
@@ -359,7 +359,7 @@ impl<H: Host> Actor<H> {
     async fn due(&self) -> Event {
         let State::Booting { running, .. } = &self.record.life.state else { return Event::Due { lack: None } };
         let seen = self.seen.borrow().clone();
-        match boot::lack(&*self.host, *running, seen).await {
+        match boot::lack(&*self.host, &self.record, *running, seen).await {
             // In time, if only just.
             None => Event::Accepted,
             lack => Event::Due { lack },

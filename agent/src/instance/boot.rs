@@ -124,7 +124,7 @@ async fn tell_early<H: Host>(
                 format!("it accepts connections, and GET {path} is not answered well: {instead}")
             }
             Seen::Deaf => {
-                let found = host.listening(running).await;
+                let found = host.listening(record, running).await;
                 if !found.is_wrong {
                     continue;
                 }
@@ -138,9 +138,9 @@ async fn tell_early<H: Host>(
 }
 
 /// What an app lacks whose time is over; nothing if it only had to stay as it is.
-pub(super) async fn lack<H: Host>(host: &H, running: Running, seen: Seen) -> Option<Lack> {
+pub(super) async fn lack<H: Host>(host: &H, record: &Record, running: Running, seen: Seen) -> Option<Lack> {
     match seen {
-        Seen::Deaf => Some(Lack::Connection { instead: host.listening(running).await.text }),
+        Seen::Deaf => Some(Lack::Connection { instead: host.listening(record, running).await.text }),
         Seen::Unfit { path, instead } => Some(Lack::Answer { path, instead }),
         Seen::Fit => None,
     }

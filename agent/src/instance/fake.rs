@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Instances;
-use super::host::{Host, KeepError, Listening, Record, Written};
+use super::host::{Host, KeepError, Listening, PORT, Record, Written};
 use super::state::{App, Exit, LaunchFailure, Running};
 use crate::addresses::Addresses;
 use crate::config::AddressRange;
@@ -232,16 +232,20 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    async fn listening(&self, _running: Running) -> Listening {
+    async fn listening(&self, _record: &Record, _running: Running) -> Listening {
         let is_wrong = self.world().processes.values().any(|process| process.behaviour == Behaviour::Astray);
         Listening { text: if is_wrong { "listens elsewhere" } else { "nothing listens" }.to_owned(), is_wrong }
+    }
+
+    fn port(&self, _spec: &InstanceSpec) -> u16 {
+        PORT
     }
 
     async fn limit(&self, record: &Record) {
         self.note(&format!("limit {}", record.life.spec.limits.memory));
     }
 
-    async fn terminate(&self, running: Running) {
+    async fn terminate(&self, _record: &Record, running: Running) {
         self.note("terminate");
         let Running::Process(app) = running else { return };
         let stubborn = self.world().processes.get(&app.identity.pid).map(|process| process.behaviour);

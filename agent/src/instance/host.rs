@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use drowse_api::instance::{BootCheck, Failure, InstanceState, InstanceStatus, ProcessIdentity};
+use drowse_api::instance::{BootCheck, Failure, InstanceSpec, InstanceState, InstanceStatus, ProcessIdentity};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::state::{End, Exit, LaunchFailure, Life, Running, State, Then};
 
-/// The port that apps are told to listen on. Every instance has addresses of its own.
+/// The port that apps are told to listen on, unless their image names another. Every instance has an
+/// address of its own.
 pub const PORT: u16 = 8080;
 
 /// All that is kept of an instance over restarts of the agent.
@@ -19,15 +20,22 @@ pub struct Record {
     pub life: Life,
     /// Its address, from the first moment to the last.
     pub address: Ipv4Addr,
+    /// Where it is to listen.
+    #[serde(default = "usual_port")]
+    pub port: u16,
     /// The boot of the host that the state belongs to.
     pub boot_id: String,
+}
+
+fn usual_port() -> u16 {
+    PORT
 }
 
 impl Record {
     /// Where it is reached.
     #[must_use]
     pub fn endpoint(&self) -> SocketAddr {
-        (self.address, PORT).into()
+        (self.address, self.port).into()
     }
 
     /// What others are told of it.
@@ -153,14 +161,17 @@ pub trait Host: Send + Sync + 'static {
     /// a sentence about the app.
     fn answers(&self, endpoint: SocketAddr, boot: &BootCheck) -> impl Future<Output = Result<(), String>> + Send;
 
+    /// Where an app of this spec is to listen. Blocks on a small file at most.
+    fn port(&self, spec: &InstanceSpec) -> u16;
+
     /// What listens in the sandbox.
-    fn listening(&self, running: Running) -> impl Future<Output = Listening> + Send;
+    fn listening(&self, record: &Record, running: Running) -> impl Future<Output = Listening> + Send;
 
     /// Applies the limits of the record's spec.
     fn limit(&self, record: &Record) -> impl Future<Output = ()> + Send;
 
     /// Asks the main process to end.
-    fn terminate(&self, running: Running) -> impl Future<Output = ()> + Send;
+    fn terminate(&self, record: &Record, running: Running) -> impl Future<Output = ()> + Send;
 
     /// Kills all of the app, and says how its main process ended.
     fn collect(&self, record: &Record, running: Running) -> impl Future<Output = Exit> + Send;

@@ -162,7 +162,7 @@ impl<H: Host> Instances<H> {
         }
         let address = self.addresses.take().map_err(|error| Problem::new(ErrorCode::Exhausted, error.to_string()))?;
         let (life, first) = Life::new(spec.clone());
-        Ok(self.spawn(Record { life, address, boot_id: self.boot_id.clone() }, first, true))
+        Ok(self.spawn(Record { life, address, port: self.host.port(spec), boot_id: self.boot_id.clone() }, first, true))
     }
 
     fn spawn(&self, record: Record, first: Vec<Effect>, is_new: bool) -> mpsc::Sender<Command> {

@@ -211,6 +211,7 @@ impl Agent {
             env: BTreeMap::new(),
             secrets: Secrets::default(),
             limits: BuildLimits::default(),
+            registries: Default::default(),
         };
         let path = format!("/v1/builds/{id}");
         let _: BuildStatus = self.client.call(Method::PUT, &path, Some(&request)).await?;

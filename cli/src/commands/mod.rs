@@ -11,6 +11,7 @@ mod login;
 mod logs;
 mod ls;
 mod open;
+mod registry;
 mod releases;
 mod rm;
 mod secret;
@@ -53,6 +54,7 @@ pub async fn run(args: Args, terminal: &Terminal) -> Result<(), Failure> {
         Command::Rm(remove) => rm::run(remove, client, terminal).await,
         Command::Env(env) => env::run(env, client, terminal).await,
         Command::Secret(secret) => secret::run(secret, client, terminal).await,
+        Command::Registry(args) => registry::run(args, client, terminal).await,
         Command::Token(token) => token::run(token, client, terminal).await,
         Command::Doctor => doctor::run(client, terminal).await,
         Command::Completions { .. } | Command::ExitCodes | Command::Logout | Command::Login(_) => Ok(()),

@@ -6,8 +6,7 @@ use drowse_api::deployment::AppType;
 
 use super::{EntryKind, Source, SourceError, bundle};
 
-const LOOKED_FOR: &str =
-    "package.json (npm), requirements.txt, Pipfile, pyproject.toml or *.py (python), index.html (static)";
+const LOOKED_FOR: &str = "Dockerfile (docker), package.json (npm), requirements.txt, Pipfile, pyproject.toml or *.py (python), index.html (static)";
 
 /// Files that say what a Python app depends on, as a build looks for them.
 const PYTHON: [&str; 4] = ["requirements.txt", "Pipfile.lock", "Pipfile", "pyproject.toml"];
@@ -48,6 +47,7 @@ fn candidates(source: &Source) -> Vec<(AppType, String)> {
         scripts.next().map(|entry| entry.path.display().to_string())
     };
     [
+        (AppType::Docker, named("Dockerfile")),
         (AppType::Npm, named("package.json")),
         (AppType::Python, PYTHON.into_iter().find_map(named).or_else(python)),
         (AppType::Static, named("index.html")),
@@ -72,10 +72,11 @@ fn hint(source: &Source) -> String {
     let deeper = source.entries.iter().find(|entry| entry.path.components().count() == 2 && tells_a_type(&entry.path));
     match deeper.and_then(|entry| entry.path.parent()) {
         Some(folder) => format!("drowse deploy {}", source.root.join(folder).display()),
-        None => "name another folder, or the type: drowse deploy DIR --type static|npm|python".to_owned(),
+        None => "name another folder, or the type: drowse deploy DIR --type static|npm|python|docker".to_owned(),
     }
 }
 
 fn tells_a_type(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "package.json" || name == "requirements.txt" || name == "index.html")
+    const NAMES: [&str; 4] = ["Dockerfile", "package.json", "requirements.txt", "index.html"];
+    path.file_name().is_some_and(|name| NAMES.iter().any(|known| name == *known))
 }

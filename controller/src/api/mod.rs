@@ -27,6 +27,7 @@ mod events;
 mod logs;
 pub(crate) mod ndjson;
 mod platform;
+mod registries;
 pub(crate) mod releases;
 pub(crate) mod secrets;
 mod tokens;
@@ -65,6 +66,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/doctor", get(platform::doctor))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/registries", get(registries::list))
+        .route("/v1/registries/{registry}", put(registries::put).delete(registries::remove))
         .route("/v1/apps", get(apps::list))
         .route("/v1/apps/{app}", get(apps::show).delete(apps::remove))
         .route("/v1/apps/{app}/deployments", get(deploy::list).post(deploy::deploy))

@@ -146,6 +146,7 @@ fn build_request(picture: &Picture, build: &crate::model::Build) -> BuildRequest
         Secrets::default()
     });
     BuildRequest {
+        registries: logins(picture, build),
         deployment: build.deployment.clone(),
         controller: picture.desired.lineage().cloned(),
         app: build.app.clone(),
@@ -155,6 +156,16 @@ fn build_request(picture: &Picture, build: &crate::model::Build) -> BuildRequest
         secrets,
         limits: picture.settings.build,
     }
+}
+
+/// The owner's logins for registries, as `NAME:PASSWORD`.
+fn logins(picture: &Picture, build: &crate::model::Build) -> Secrets {
+    let own = picture.desired.registries.iter().filter(|registry| registry.user == build.owner);
+    own.filter_map(|registry| {
+        let (username, password) = registry.login.reveal().next()?;
+        Some((registry.name.clone(), format!("{username}:{password}")))
+    })
+    .collect()
 }
 
 #[cfg(test)]

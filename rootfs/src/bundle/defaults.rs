@@ -29,6 +29,8 @@ pub const ROOT_INSIDE: [Capability; 9] = [
     Capability::Setpcap,
     Capability::Setuid,
 ];
+/// What building an image takes beside that.
+const MOUNTING: [Capability; 3] = [Capability::SysAdmin, Capability::SysChroot, Capability::Setfcap];
 /// Most open files: enough for a busy server, and below the hard limit of common hosts.
 pub(super) const OPEN_FILES: u64 = 16_384;
 
@@ -123,6 +125,19 @@ fn process(input: &SpecInput) -> Result<Process, BundleError> {
         .rlimits(vec![rlimit(PosixRlimitType::RlimitNofile, OPEN_FILES)?, rlimit(PosixRlimitType::RlimitCore, 0)?])
         .no_new_privileges(true)
         .build()?)
+}
+
+/// Lets a container of ours with root inside mount, as the launcher's profile for builders of images allows.
+///
+/// # Errors
+/// Never: the specification's types take these capabilities.
+pub fn let_mount(spec: &mut Spec) -> Result<(), BundleError> {
+    let all: Vec<Capability> = ROOT_INSIDE.into_iter().chain(MOUNTING).collect();
+    let sets = capabilities(&all)?;
+    if let Some(process) = spec.process_mut() {
+        process.set_capabilities(Some(sets));
+    }
+    Ok(())
 }
 
 /// Those that are asked for are effective; none is inherited by who is not root any more.

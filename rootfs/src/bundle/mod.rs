@@ -23,7 +23,7 @@ use crate::json;
 use crate::overlay::IdRange;
 
 pub use check::{Refusal, Refusals, check};
-pub use defaults::{ROOT_INSIDE, masked_paths, read_only_paths, runtime_spec};
+pub use defaults::{ROOT_INSIDE, let_mount, masked_paths, read_only_paths, runtime_spec};
 pub use image::spec_of_image;
 pub use merge::{Bind, Merged, OwnLimits, merged, own_limits};
 pub use notes::notes;

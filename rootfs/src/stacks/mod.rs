@@ -30,8 +30,11 @@ const NOTE_RECIPE: &str = "dev.drowse.recipe";
 /// Note of a tag: the size of the unpacked layers in bytes.
 const NOTE_SIZE: &str = "dev.drowse.size";
 
-const RECIPES: [(&str, &str); 2] =
-    [("python", include_str!("../../stacks/python.toml")), ("node", include_str!("../../stacks/node.toml"))];
+const RECIPES: [(&str, &str); 3] = [
+    ("python", include_str!("../../stacks/python.toml")),
+    ("node", include_str!("../../stacks/node.toml")),
+    ("buildah", include_str!("../../stacks/buildah.toml")),
+];
 
 /// How a stack is made.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -198,6 +201,6 @@ mod tests {
     #[test]
     fn an_unknown_stack_is_told_the_names_that_exist() {
         let error = load("cobol").expect_err("unknown").to_string();
-        assert_eq!(error, r#"there is no stack "cobol"; there are: python, node"#);
+        assert_eq!(error, r#"there is no stack "cobol"; there are: python, node, buildah"#);
     }
 }

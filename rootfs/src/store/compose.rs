@@ -2,8 +2,8 @@
 
 use drowse_api::Digest;
 use oci_spec::image::{
-    ConfigBuilder, Descriptor, ImageConfiguration, ImageConfigurationBuilder, ImageManifest, ImageManifestBuilder,
-    MediaType, RootFsBuilder,
+    ConfigBuilder, Descriptor, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageManifest,
+    ImageManifestBuilder, MediaType, RootFsBuilder,
 };
 
 use super::index::{oci_digest, own_digest};
@@ -77,8 +77,9 @@ impl ImageStore {
         change(&mut config);
         let diff_ids: Vec<String> = all.iter().map(|layer| layer.diff_id.to_string()).collect();
         config.set_rootfs(RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build().map_err(unfit)?);
-        // A history would have to tell of every layer; ours is in the deployment's record.
-        config.set_history(None);
+        // Of every layer the same: what it is of is in the deployment's record. Builders look for it in a base.
+        let entry = HistoryBuilder::default().created_by("drowse").build().map_err(unfit)?;
+        config.set_history(Some(vec![entry; all.len()]));
         let (config_digest, config_size) = self.put_sorted(&config)?;
         let descriptors = all
             .iter()

@@ -43,6 +43,21 @@ impl ImageStore {
         self.import_folder(folder.path(), path, reference)
     }
 
+    /// Takes over an image from a layout that a sandbox left at `path` below `root`, its upper folder. No link is
+    /// followed: whoever wrote there must not choose another folder of the host.
+    ///
+    /// # Errors
+    /// As [`import_layout`](Self::import_layout); when a link is on the way.
+    pub fn import_layout_below(&self, root: &Path, path: &str, reference: Option<&str>) -> Result<Digest, StoreError> {
+        let shown = root.join(path);
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let upper = rustix::fs::openat(CWD, root, flags, Mode::empty()).at("open", root)?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let folder = rustix::fs::openat2(&upper, path, flags, Mode::empty(), resolve).at("open", &shown)?;
+        let opened = format!("/proc/self/fd/{}/.", std::os::fd::AsRawFd::as_raw_fd(&folder));
+        self.import_folder(Path::new(&opened), &shown, reference)
+    }
+
     fn import_folder(&self, folder: &Path, shown: &Path, name: Option<&str>) -> Result<Digest, StoreError> {
         let source = Source::open(folder, shown)?;
         let layout: serde_json::Value = source.document("oci-layout", "OCI layout file")?;

@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 use super::error::At;
 use super::{ImageStore, StoreError};
 
-const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(super) const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// A name for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]

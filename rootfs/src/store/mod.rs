@@ -15,6 +15,7 @@
 mod blobs;
 mod compose;
 mod error;
+mod export;
 mod import;
 mod index;
 mod layers;

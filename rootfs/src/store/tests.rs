@@ -400,3 +400,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_exported_layout_is_imported_again_and_a_link_in_its_place_is_not_followed() {
+    let (folder, store) = store();
+    let layer = layer(&store, Archive::new().file("a", "x"));
+    let image = store.compose(None, &[layer], &|_| {}).expect("an image");
+    let out = folder.path().join("out");
+    store.export_layout(&image, &out.join("layout")).expect("exported");
+    let other = ImageStore::open(&folder.path().join("other")).expect("a store");
+    assert_eq!(other.import_layout_below(&out, "layout", Some("image")).expect("imported"), image);
+    symlink(out.join("layout"), out.join("link")).expect("a link");
+    assert!(other.import_layout_below(&out, "link", Some("image")).is_err());
+    assert!(other.import_layout_below(&out, "../out/layout", Some("image")).is_err());
+}

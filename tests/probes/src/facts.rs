@@ -44,6 +44,8 @@ pub struct Facts {
     pub group: String,
     /// `wait`: whether to stay.
     pub waits: bool,
+    /// `builder`: whether to try what builders of images may not.
+    pub builds: bool,
     /// `race`: whether to lie in wait instead.
     pub races: bool,
 }
@@ -76,6 +78,7 @@ impl Facts {
             host_queue: text("queue"),
             group: text("group"),
             waits: text("wait") == "yes",
+            builds: text("builder") == "yes",
             races: text("race") == "yes",
         }
     }

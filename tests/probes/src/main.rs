@@ -7,9 +7,10 @@
 //!
 //! Arguments are `key=value`, about the world outside: see [`facts::Facts`]. With `wait=yes` it stays
 //! when it is done, to be looked at from outside; with `race=yes` it only lies in wait for processes
-//! that are started beside it.
+//! that are started beside it; with `builder=yes` it tries what builders of images may not.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
+mod builder;
 mod calls;
 mod facts;
 mod files;
@@ -29,6 +30,11 @@ fn main() {
     let facts = facts::Facts::from_arguments();
     if facts.races {
         race::tries(&facts);
+        println!(r#"{{"done":true}}"#);
+        return;
+    }
+    if facts.builds {
+        builder::tries();
         println!(r#"{{"done":true}}"#);
         return;
     }

@@ -82,7 +82,7 @@ pub(super) fn race(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>)
     Ok(())
 }
 
-fn attempt(line: &str, variant: Variant) -> Result<Attempt, String> {
+pub(super) fn attempt(line: &str, variant: Variant) -> Result<Attempt, String> {
     let line: Line = serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))?;
     let rule = Rule::named(&line.rule).ok_or_else(|| format!("{} is not a rule", line.rule))?;
     let end = match line.outcome.as_str() {

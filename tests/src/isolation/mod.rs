@@ -5,6 +5,7 @@
 //! suite can be run once for each rule that is left out.
 
 mod bench;
+mod builder;
 mod configurations;
 mod host;
 mod images;
@@ -61,7 +62,7 @@ impl Attempt {
 /// What could not be tried at all, which may be so when a rule is left out.
 pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let is_wanted = |rules: &[Rule]| dropped.is_none_or(|dropped| rules.contains(&dropped));
-    let elsewhere: Vec<Rule> = [images::RULES, configurations::RULES, &[Rule::StartingHidden]].concat();
+    let elsewhere: Vec<Rule> = [images::RULES, configurations::RULES, builder::RULES, &[Rule::StartingHidden]].concat();
     let of_root = [Rule::RootMapped, Rule::RootSparesInit, Rule::RootCapabilities];
     for variant in [Variant::App, Variant::Root] {
         // Whatever a rule is needed for in one variant it is in force for in both.
@@ -80,6 +81,9 @@ pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), Str
         if is_asked && is_wanted(&[Rule::StartingHidden]) {
             inside::race(&Bench::new(dropped, Wrapper::Nothing), variant, attempts)?;
         }
+    }
+    if is_wanted(builder::RULES) {
+        builder::run(dropped, attempts)?;
     }
     if is_wanted(images::RULES) {
         images::run(dropped, attempts);

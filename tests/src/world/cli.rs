@@ -1,5 +1,6 @@
 //! The command line as users run it.
 
+use std::io::{Seek, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -67,6 +68,21 @@ impl World {
     /// When the program cannot be started.
     #[must_use]
     pub fn drowse_in(&self, folder: &Path, arguments: &[&str]) -> Cli {
+        output(self.command_line(folder, arguments))
+    }
+
+    /// As [`drowse`](Self::drowse), with this on its standard input.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn drowse_with_input(&self, arguments: &[&str], input: &str) -> Cli {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(input.as_bytes()).and_then(|()| file.rewind()).expect("written");
+        output_with(self.command_line(self.base(), arguments), file.into())
+    }
+
+    fn command_line(&self, folder: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(machine::bin_dir().join("drowse"));
         command
             .args(arguments)
@@ -76,7 +92,7 @@ impl World {
             // Nobody's login is used or overwritten.
             .env("XDG_CONFIG_HOME", self.base().join("config"))
             .env("HOME", self.base().join("home"));
-        output(command)
+        command
     }
 }
 
@@ -91,8 +107,12 @@ pub fn run(program: &Path, arguments: &[&str]) -> Cli {
     output(command)
 }
 
-fn output(mut command: Command) -> Cli {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+fn output(command: Command) -> Cli {
+    output_with(command, Stdio::null())
+}
+
+fn output_with(mut command: Command, input: Stdio) -> Cli {
+    let output = command.stdin(input).output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
     Cli {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -51,6 +51,7 @@ pub fn expected(verdict: Verdict, argument: u64) -> u32 {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
         Verdict::CloneWithoutNamespaces => allow_if(low & 0x7e02_0000 == 0, libc::EPERM),
+        Verdict::UnshareMounts => allow_if(low & !0x0406_0600 == 0, libc::EPERM),
         Verdict::HarmlessPersonality => allow_if(matches!(low, 0 | 8 | 0x2_0000 | 0x2_0008 | 0xffff_ffff), libc::EPERM),
         Verdict::CommonFamilies => allow_if(matches!(low, 1 | 2 | 10 | 16), libc::EAFNOSUPPORT),
     }

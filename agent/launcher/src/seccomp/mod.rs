@@ -14,6 +14,12 @@ use std::sync::LazyLock;
 
 use libc::sock_filter;
 
+/// The filter of [`crate::SeccompProfile::Builder`].
+#[must_use]
+pub fn builder_filter() -> Vec<sock_filter> {
+    tree::compile(&table::ranges(table::builder_verdict))
+}
+
 /// The filter of [`crate::SeccompProfile::Default`]. It is compiled once: what is forked after the first
 /// call has it.
 #[must_use]

@@ -13,6 +13,8 @@ pub enum Verdict {
     Errno(u16),
     /// `clone`: allowed unless it asks for a namespace.
     CloneWithoutNamespaces,
+    /// `unshare`: allowed for mounts and names, and for what is no namespace.
+    UnshareMounts,
     /// `personality`: only what is harmless, as in Docker's profile.
     HarmlessPersonality,
     /// `socket`: only local, internet and netlink sockets. Other families are a rich source of
@@ -160,6 +162,20 @@ pub fn default_verdict(number: u32) -> Verdict {
         }
     };
     if rule.in_force() { verdict } else { Verdict::Allow }
+}
+
+/// The verdict for a builder of images: it mounts as it did before there were calls by descriptor, and in
+/// namespaces of mounts and names alone. A network of its own would let it at all of the packet filters.
+#[must_use]
+pub fn builder_verdict(number: u32) -> Verdict {
+    match c_long::from(number) {
+        libc::SYS_mount | libc::SYS_umount2 | libc::SYS_chroot | libc::SYS_pivot_root | libc::SYS_sethostname => {
+            Verdict::Allow
+        }
+        libc::SYS_unshare if Rule::FilterBuilder.in_force() => Verdict::UnshareMounts,
+        libc::SYS_unshare => Verdict::Allow,
+        _ => default_verdict(number),
+    }
 }
 
 /// Whether x86-64 has a call of this number; there is a gap where other machines have theirs.

@@ -22,6 +22,9 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWCGROUP)
     .cast_unsigned();
+/// What `unshare` may be asked for by a builder: mounts, names, and what is no namespace.
+const MOUNTS_AND_NAMES: u32 =
+    (libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SYSVSEM).cast_unsigned();
 /// Linux, with or without the old version number and with or without short inode numbers; or only
 /// the question which one it is.
 const PERSONALITIES: [u32; 4] = [0x0, 0x8, 0x2_0000, 0x2_0008];
@@ -73,6 +76,9 @@ fn answer(verdict: Verdict) -> Vec<sock_filter> {
         Verdict::CloneWithoutNamespaces => {
             vec![plain(LOAD, FIRST_ARGUMENT), branch(IF_ANY_BIT, NAMESPACES, 0, 1), refuse(libc::EPERM), allow]
         }
+        Verdict::UnshareMounts => {
+            vec![plain(LOAD, FIRST_ARGUMENT), branch(IF_ANY_BIT, !MOUNTS_AND_NAMES, 0, 1), refuse(libc::EPERM), allow]
+        }
         Verdict::HarmlessPersonality => one_of(PERSONALITIES.into_iter().chain([ASK_PERSONALITY]), libc::EPERM),
         Verdict::CommonFamilies => one_of(FAMILIES.map(i32::cast_unsigned).into_iter(), libc::EAFNOSUPPORT),
     }
@@ -102,7 +108,7 @@ fn branch(code: u32, value: u32, if_true: u8, if_false: u8) -> sock_filter {
 #[cfg(test)]
 mod tests {
     use super::super::interpreter::{Call, evaluate, expected};
-    use super::super::table::{NEWEST, default_verdict, ranges};
+    use super::super::table::{NEWEST, builder_verdict, default_verdict, ranges};
     use super::*;
     use proptest::prelude::*;
 
@@ -114,6 +120,23 @@ mod tests {
                 let call = Call { number, machine: ARCHITECTURE, argument };
                 assert_eq!(evaluate(&filter, call), expected(default_verdict(number), argument), "{call:x?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_builder_mounts_and_makes_no_network() {
+        let filter = super::super::builder_filter();
+        for number in 0..1024 {
+            for argument in [0, 0x2_0000, 0x402_0000, 0x1000_0000, 0x4000_0000, 0x80, 0x600] {
+                let call = Call { number, machine: ARCHITECTURE, argument };
+                assert_eq!(evaluate(&filter, call), expected(builder_verdict(number), argument), "{call:x?}");
+            }
+        }
+        let unshare =
+            |argument| evaluate(&filter, Call { number: libc::SYS_unshare as u32, machine: ARCHITECTURE, argument });
+        assert_eq!(unshare(0x402_0000), libc::SECCOMP_RET_ALLOW, "mounts and names");
+        for namespace in [0x1000_0000, 0x4000_0000, 0x2000_0000, 0x800_0000, 0x200_0000, 0x80] {
+            assert_eq!(unshare(namespace | 0x2_0000), libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, "{namespace:x}");
         }
     }
 
@@ -137,6 +160,7 @@ mod tests {
             Just(Verdict::Allow),
             (1..200u16).prop_map(Verdict::Errno),
             Just(Verdict::CloneWithoutNamespaces),
+            Just(Verdict::UnshareMounts),
             Just(Verdict::HarmlessPersonality),
             Just(Verdict::CommonFamilies),
         ]

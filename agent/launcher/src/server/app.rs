@@ -35,6 +35,9 @@ pub(super) struct Prepared {
     owner: (u32, u32),
     /// The user namespace that it joins, if root is inside.
     own_ids: Option<OwnedFd>,
+    /// Whether it gets a mount namespace of its own, which its user namespace owns. Everything that is
+    /// mounted there by then is locked: it cannot be taken away, nor made writable.
+    own_mounts: bool,
     /// Its ids as that namespace has them; the host's without.
     uid: u32,
     gid: u32,
@@ -72,12 +75,15 @@ impl Prepared {
         };
         let args = process.args().as_deref().unwrap_or_default();
         let environment = process.env().as_deref().unwrap_or_default();
-        let SeccompProfile::Default = request.seccomp;
         let is_inside = own_ids.is_some();
+        let profile = request.seccomp;
+        if profile == SeccompProfile::Builder && !is_inside {
+            return Err(refused("process", "builders of images are for sandboxes with root inside"));
+        }
         let id = |id: u32| if is_inside { request.ids.to_image(id).unwrap_or(id) } else { id };
         let mut capabilities = Sets::asked(process.capabilities().as_ref());
         if is_inside && Rule::RootCapabilities.in_force() {
-            capabilities = capabilities.of_root_inside();
+            capabilities = capabilities.of_root_inside(profile);
         }
         Ok(Self {
             owner: (user.uid(), user.gid()),
@@ -92,7 +98,11 @@ impl Prepared {
             environment: Strings::new(strings("process.env", environment)?),
             limits: limits(process.rlimits().as_deref().unwrap_or_default())?,
             capabilities,
-            filter: seccomp::default_filter(),
+            own_mounts: profile == SeccompProfile::Builder,
+            filter: match profile {
+                SeccompProfile::Default => seccomp::default_filter(),
+                SeccompProfile::Builder => seccomp::builder_filter(),
+            },
             oom_score: process.oom_score_adj(),
         })
     }
@@ -263,6 +273,9 @@ fn become_user(prepared: &Prepared) -> Result<(), Failure> {
     if let Some(own_ids) = &prepared.own_ids {
         // With all capabilities over its ids, and none over anything else: from here on also ours.
         sys::enter(own_ids, libc::CLONE_NEWUSER).or_fail(Step::EnterNamespace, "user")?;
+        if prepared.own_mounts {
+            sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUTS).or_fail(Step::EnterNamespace, "mount")?;
+        }
     }
     prepared.capabilities.limit_bounding()?;
     if Rule::AppGroups.in_force() {

@@ -6,6 +6,7 @@ use caps::{CapSet, Capability};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 
 use crate::failure::{Failure, OrFail, Step};
+use crate::message::SeccompProfile;
 use crate::rules::Rule;
 use crate::sys::{self, ThreadCapabilities};
 
@@ -22,6 +23,10 @@ const ROOT_INSIDE: [Capability; 9] = [
     Capability::CAP_SETPCAP,
     Capability::CAP_SETUID,
 ];
+
+/// And what a builder of images is beside that: it mounts, and writes file capabilities into layers, which are
+/// dropped from them later and honoured nowhere.
+const BUILDER: [Capability; 3] = [Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_CHROOT, Capability::CAP_SETFCAP];
 
 /// The sets as masks. By default all are empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,9 +69,10 @@ impl Sets {
         self
     }
 
-    /// Of these, what a process may have where root is inside.
-    pub(super) fn of_root_inside(self) -> Self {
-        let most = ROOT_INSIDE.iter().fold(0, |mask, capability| mask | capability.bitmask());
+    /// Of these, what a process of this profile may have where root is inside.
+    pub(super) fn of_root_inside(self, profile: SeccompProfile) -> Self {
+        let more: &[Capability] = if profile == SeccompProfile::Builder { &BUILDER } else { &[] };
+        let most = ROOT_INSIDE.iter().chain(more).fold(0, |mask, capability| mask | capability.bitmask());
         Self {
             bounding: self.bounding & most,
             effective: self.effective & most,

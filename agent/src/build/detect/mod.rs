@@ -122,7 +122,7 @@ pub(super) fn detect(app_type: AppType, source: &Source) -> Result<Detected, Pro
         AppType::Npm => npm::detect(source),
         AppType::Python => python::detect(source),
         // These have no commands; the pipeline does not ask.
-        AppType::Static | AppType::Bundle => {
+        AppType::Static | AppType::Bundle | AppType::Docker | AppType::Image => {
             Err(Problem::new(drowse_api::ErrorCode::Internal, format!("a {app_type} app is not built by commands")))
         }
     }?;

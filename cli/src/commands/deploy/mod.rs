@@ -10,7 +10,7 @@ use drowse_api::client::Client;
 use drowse_api::deployment::AppType;
 use drowse_api::manifest::{Check, Manifest};
 use drowse_api::platform::DeploymentView;
-use drowse_api::{AppName, ErrorCode, Problem};
+use drowse_api::{AppName, ErrorCode, ImageReference, Problem};
 use http::Method;
 
 use crate::app_name;
@@ -34,6 +34,14 @@ const LONGEST: usize = 60_000;
 /// Deploys a folder or a bundle, and follows it until it serves or failed.
 pub async fn run(args: Deploy, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
     let begun = Instant::now();
+    if let Some(image) = &args.image {
+        let name = args.name.clone().map_or_else(|| app_name::of_image(image), Ok)?;
+        let deployment = send_reference(&name, image, client, terminal).await?;
+        if args.detach {
+            return detached(&deployment, terminal);
+        }
+        return follow::until_it_ends(&name, deployment, begun, client, terminal).await;
+    }
     let plan = plan(&args, terminal).await?;
     let name = plan.name.clone();
     let deployment = tokio::select! {
@@ -167,6 +175,19 @@ fn in_query(text: &str) -> String {
         }
     }
     out
+}
+
+/// The reference is the whole upload: the node fetches the image.
+async fn send_reference(
+    name: &AppName,
+    image: &ImageReference,
+    client: &Client,
+    terminal: &Terminal,
+) -> Result<DeploymentView, Failure> {
+    terminal.note(&format!("{name}: image {image}"));
+    let path = format!("/v1/apps/{name}/deployments?type={}", AppType::Image);
+    let body = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(image.to_string()))]);
+    Ok(client.upload::<DeploymentView, _, _>(Method::POST, &path, body).await?)
 }
 
 fn detached(deployment: &DeploymentView, terminal: &Terminal) -> Result<(), Failure> {

@@ -94,6 +94,7 @@ impl Ours {
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(packed.stdout))]);
         let stored: BlobStored = self.client.upload(Method::POST, "/v1/blobs", body).await?;
         let request = BuildRequest {
+            registries: Default::default(),
             controller: None,
             deployment: DeploymentId::parse("bench")?,
             app: AppName::parse("bench-app")?,
