@@ -74,6 +74,9 @@ pub struct Config {
     pub router_uid: u32,
     /// Host ports that apps may reach.
     pub router_ports: Vec<u16>,
+    /// How long a router that was lost may still send requests without being heard of, in seconds:
+    /// nothing falls asleep meanwhile.
+    pub router_patience_seconds: u64,
     /// Certificate authorities handed to builds and apps; the host's own if absent.
     pub ca_bundle: Option<PathBuf>,
     /// The resolver file handed to builds and apps; the host's own if absent.
@@ -151,6 +154,7 @@ struct File {
     control_gid: u32,
     router_uid: u32,
     router_ports: Vec<u16>,
+    router_patience_seconds: u64,
     ca_bundle: Option<PathBuf>,
     resolv_conf: Option<PathBuf>,
     bin_dir: Option<PathBuf>,
@@ -233,6 +237,7 @@ impl Default for File {
             control_gid: 990,
             router_uid: 991,
             router_ports: vec![80, 443],
+            router_patience_seconds: 5,
             ca_bundle: None,
             resolv_conf: None,
             bin_dir: None,
@@ -331,6 +336,7 @@ impl Config {
             control_gid: file.control_gid,
             router_uid: file.router_uid,
             router_ports: file.router_ports,
+            router_patience_seconds: file.router_patience_seconds,
             ca_bundle: file.ca_bundle,
             resolv_conf: file.resolv_conf,
             bin_dir,

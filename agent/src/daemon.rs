@@ -14,6 +14,7 @@ use drowse_api::instance::Workload;
 use drowse_launcher::Launcher;
 use drowse_rootfs::ImageStore;
 use drowse_seal::{Key, KeyError};
+use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
@@ -31,6 +32,8 @@ use crate::host::ready::{self, Pool};
 use crate::host::sandbox::Sandboxes;
 use crate::host::{self, Node, files, home};
 use crate::identity::{IdentityError, UserIds};
+use crate::instance::followers::Followers;
+use crate::instance::host::Record;
 use crate::instance::{Instances, record};
 use crate::network::{AddressPool, Network, NetworkConfig, NetworkError};
 use crate::sweep;
@@ -237,6 +240,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         .map(|record| if record.boot_id == boot_id { record } else { record::rebooted(record, &boot_id) })
         .map(|record| if host::is_published(&config, record.address) { record } else { record::unpublished(record) })
         .collect();
+    let records = awake(&node, records).await;
     sweep::ownerless(&node, &records, found.ownerless).await;
     // After the sweep, which takes spare links for an earlier agent's.
     let _filling = AbortOnDropHandle::new(tokio::spawn(ready::fill(pool, launcher, network)));
@@ -246,7 +250,9 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     let builds = Arc::new(Builds::open(node.clone(), Arc::clone(&addresses)).await);
     let server_image = server.as_ref().map(|server| server.image.clone());
     let _cleanup = AbortOnDropHandle::new(tokio::spawn(cleanup::run(node.clone(), Arc::clone(&builds), server_image)));
-    let instances = Instances::new(Arc::new(node.clone()), Arc::clone(&events), addresses, boot_id.clone(), server);
+    let followers = Followers::new(Duration::from_secs(config.router_patience_seconds));
+    let (host, log) = (Arc::new(node.clone()), Arc::clone(&events));
+    let instances = Instances::new(host, log, addresses, boot_id.clone(), followers, server);
     instances.adopt(records);
     instances.bring_up_server(sites).await;
 
@@ -279,6 +285,20 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     tracing::info!("the agent ends; instances go on");
     drop(lock);
     Ok(())
+}
+
+/// The records, with those of paused instances as the kernel has them.
+async fn awake(node: &Node, records: Vec<Record>) -> Vec<Record> {
+    let mut looked = Vec::with_capacity(records.len());
+    for record in records {
+        let is_paused = record.life.is_paused();
+        looked.push(if is_paused && !node.stands_still(&record.life.spec).await {
+            record::awake(record, Timestamp::now())
+        } else {
+            record
+        });
+    }
+    looked
 }
 
 /// Tells systemd that the runtime turns, for as long as it does: a daemon that stands still is as bad

@@ -8,6 +8,10 @@
 //! | `GET /v1/instances/watch` | control | NDJSON of [`InstancesPicture`]: whole at first and after every change |
 //! | `PUT /v1/instances/{id}` | control | [`InstanceSpec`](crate::instance::InstanceSpec): make it so; idempotent; answers its status at once |
 //! | `POST /v1/instances/{id}/stop` | control | [`StopRequest`]: SIGTERM, grace, SIGKILL; idempotent; answers its status at once |
+//! | `POST /v1/instances/{id}/sleep` | control | [`SleepRequest`](crate::sleep::SleepRequest): once every router has let go of it; answers its status when it sleeps, `conflict` when it stays awake |
+//! | `POST /v1/instances/{id}/demand` | router, control | [`Demand`](crate::sleep::Demand): wake it or keep it awake; idempotent; answers at once |
+//! | `POST /v1/instances/{id}/quiet` | router | [`Quiet`](crate::sleep::Quiet): the router has let go of an instance that is about to sleep |
+//! | `GET /v1/activity` | control | a map from instance to [`Activity`](crate::sleep::Activity), of those that run |
 //! | `DELETE /v1/instances/{id}?epoch=N` | control | stop without grace if needed and forget it with its files; idempotent |
 //! | `GET /v1/instances/{id}/logs?follow=BOOL&tail=N` | control | NDJSON of [`LogLine`](crate::instance::LogLine) |
 //! | `GET /v1/events?after=SEQUENCE&log=ID` | control | NDJSON of [`AgentEvent`](crate::event::AgentEvent), then live; from the first if the agent's log is another |
@@ -20,7 +24,7 @@
 //! | `GET /v1/builds/{deployment}/logs?follow=BOOL` | control | NDJSON of log lines |
 //! | `DELETE /v1/builds/{deployment}` | control | cancel and forget; its image goes when no instance has it |
 //! | `GET /v1/stacks` | control | a list of [`Stack`] |
-//! | `GET /v1/endpoints/watch` | router, control | NDJSON of [`EndpointsPicture`]: whole at first and after every change |
+//! | `GET /v1/endpoints/watch?router=NAME` | router, control | NDJSON of [`EndpointsPicture`]: whole at first and after every change; whoever gives a name is waited for when an instance is to sleep |
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::deployment::BuildInput;
 use crate::instance::{InstanceStatus, Workload};
 use crate::secrets::Secrets;
+use crate::sleep::Sleeper;
 use crate::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, MemoryBytes, NodeName, Problem, UserId,
 };
@@ -229,4 +234,14 @@ pub struct Stack {
 pub struct EndpointsPicture {
     /// The address of every instance that is ready.
     pub ready: BTreeMap<InstanceId, SocketAddr>,
+    /// Those of them that are about to sleep, each with the number of the attempt: close the gate,
+    /// and tell by it when nothing is in flight any more. A request at the closing gate calls it off.
+    #[serde(default)]
+    pub closing: BTreeMap<InstanceId, u64>,
+    /// Instances that sleep, or are being woken.
+    #[serde(default)]
+    pub asleep: BTreeMap<InstanceId, Sleeper>,
+    /// The number of this stream, for those who gave a name.
+    #[serde(default)]
+    pub follower: Option<u64>,
 }

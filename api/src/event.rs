@@ -41,6 +41,8 @@ pub enum EventKind {
     Instance,
     /// An instance is started again after an exit: the try and the delay.
     Restart,
+    /// An instance fell asleep, woke up, or was kept awake: why.
+    Sleep,
     /// An agent, a controller or a router started or was lost, or quarantined something.
     Node,
 }

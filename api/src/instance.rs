@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::secrets::Secrets;
+use crate::sleep::Depth;
 use crate::{AppName, ControllerId, DeploymentId, Digest, Epoch, InstanceId, MemoryBytes, UserId};
 
 /// One copy of a deployment, as the controller wants it.
@@ -156,6 +157,39 @@ pub enum InstanceState {
         /// Since when.
         since: Timestamp,
     },
+    /// It is to sleep as soon as every router has let go of it; a request calls that off.
+    FallingAsleep {
+        /// Since when it was ready.
+        since: Timestamp,
+        /// How deeply.
+        depth: Depth,
+        /// The number of this attempt.
+        ticket: u64,
+    },
+    /// It sleeps; a demand wakes it.
+    Frozen {
+        /// How deeply.
+        depth: Depth,
+        /// Since when.
+        since: Timestamp,
+        /// Why, as the rest of a sentence.
+        reason: String,
+        /// How long waking took the last time, in milliseconds, where that is known.
+        #[serde(default)]
+        takes: Option<u32>,
+    },
+    /// It slept, nothing of it ran, and it is being started on demand.
+    Waking {
+        /// How deeply it slept.
+        depth: Depth,
+        /// Since when it slept.
+        slept_since: Timestamp,
+        /// Since when it is being woken.
+        since: Timestamp,
+        /// How long it took the last time, in milliseconds, where that is known.
+        #[serde(default)]
+        takes: Option<u32>,
+    },
     /// It exited or did not become ready, and is started again at `retry_at`.
     Backoff {
         /// The number of the coming try, 1 to 20.
@@ -186,7 +220,19 @@ impl InstanceState {
     /// Whether visitors can be sent to it.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready { .. })
+        matches!(self, Self::Ready { .. } | Self::FallingAsleep { .. })
+    }
+
+    /// Whether it sleeps; visitors wake it.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        matches!(self, Self::Frozen { .. })
+    }
+
+    /// Whether it serves: it is ready, or sleeps, or is being woken.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.is_ready() || self.is_asleep() || matches!(self, Self::Waking { .. })
     }
 
     /// Whether nothing of it runs and nothing will without a new command.

@@ -21,6 +21,7 @@ pub mod routing;
 pub mod secrets;
 #[cfg(feature = "client")]
 mod sink;
+pub mod sleep;
 pub mod units;
 pub mod variable;
 

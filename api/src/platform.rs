@@ -10,6 +10,10 @@
 //! | `POST /v1/apps/{app}/deployments?type=TYPE&manifest=JSON` | body: the folder as a compressed tar, and what its drowse.toml pins ([`Manifest`](crate::manifest::Manifest)); makes the app if it is new; answers [`DeploymentView`] (202) |
 //! | `GET /v1/apps/{app}/deployments` | a list of [`DeploymentView`], newest first |
 //! | `POST /v1/apps/{app}/restart`, `/stop`, `/start` | [`AppView`] (202) |
+//! | `POST /v1/apps/{app}/sleep` | [`SleepCommand`](crate::sleep::SleepCommand) → [`AppView`]; answers when it sleeps, `conflict` when it stays awake |
+//! | `POST /v1/apps/{app}/wake` | [`AppView`] (202) |
+//! | `GET`, `PUT /v1/apps/{app}/idle` | [`SleepSettings`] |
+//! | `GET /v1/apps/{app}/explain` | [`Explanation`](crate::sleep::Explanation) |
 //! | `GET`, `PATCH /v1/apps/{app}/env` | [`Environment`], [`EnvPatch`] |
 //! | `GET`, `PATCH /v1/apps/{app}/secrets` | a list of [`SecretView`], [`SecretsPatch`] |
 //! | `GET /v1/apps/{app}/releases` | a list of [`ReleaseView`], newest first |
@@ -33,6 +37,7 @@ use crate::agent::Check;
 use crate::deployment::{AppType, StateSince};
 use crate::instance::{InstanceStatus, LogLine};
 use crate::secrets::Secrets;
+use crate::sleep::SleepSettings;
 use crate::{AppName, DeploymentId, Digest, InstanceId, NodeName, Problem, TokenId, UserId};
 
 /// The caller, as the controller sees it.
@@ -122,6 +127,9 @@ pub struct AppView {
     /// Why the newest restart, start or change of environment did not take effect, if it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
+    /// How it sleeps, as its user set it.
+    #[serde(default)]
+    pub sleep: SleepSettings,
     /// Its instances, with their own addresses.
     pub instances: Vec<InstanceView>,
 }

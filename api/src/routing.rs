@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::sleep::Wake;
 use crate::{AppName, DeploymentId, HostName, InstanceId, NodeName, RunId};
 
 /// Every host name the router answers for. Immutable: a change is a new table with a new revision.
@@ -33,6 +35,9 @@ pub enum Route {
         deployment: DeploymentId,
         /// Where requests go; balanced by least requests in flight.
         endpoints: Vec<Endpoint>,
+        /// What a browser gets while all of them sleep deeply.
+        #[serde(default)]
+        wake: Wake,
     },
     /// A known app that cannot serve now: it is answered with this, never with a 404.
     Unavailable {
@@ -69,4 +74,8 @@ pub struct RouterStatus {
     pub run: Option<RunId>,
     /// Requests and upgraded connections in flight, by instance; instances with none are left out.
     pub in_flight: BTreeMap<InstanceId, u64>,
+    /// When a request of it last began or ended, for each instance that is awake; when the router came
+    /// to know it, before the first.
+    #[serde(default)]
+    pub active: BTreeMap<InstanceId, Timestamp>,
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use drowse_api::deployment::AppType;
 use drowse_api::reference::{ReferenceError, is_registry};
+use drowse_api::sleep::After;
 use drowse_api::{AppName, DeploymentId, ImageReference, TokenId};
 
 use crate::exit_codes;
@@ -73,6 +74,18 @@ pub enum Command {
     Rollback(Rollback),
     /// Make a deployment that is kept serve, with the environment of now
     Promote(Promote),
+    /// Put an app to sleep until somebody asks for it
+    Sleep(Sleep),
+    /// Wake a sleeping app
+    Wake(App),
+    /// Let an app never sleep
+    Pin(App),
+    /// Let a pinned app sleep again as it is set
+    Unpin(App),
+    /// Show and set when an idle app sleeps
+    Idle(Idle),
+    /// Say why an app is awake or asleep, and what woke it
+    Explain(App),
     /// Remove an app, its deployments and its files
     #[command(visible_alias = "remove")]
     Rm(Remove),
@@ -259,6 +272,77 @@ pub struct Promote {
     pub detach: bool,
 }
 
+/// `sleep`.
+#[derive(Debug, clap::Args)]
+pub struct Sleep {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// How deeply
+    #[arg(long, value_enum, default_value_t = SleepDepth::Paused, value_name = "DEPTH")]
+    pub depth: SleepDepth,
+}
+
+/// A depth of sleep that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SleepDepth {
+    /// Its processes stand still and keep their memory; nobody notices the wake
+    Paused,
+    /// Nothing of it runs; it is started when somebody asks for it
+    Cold,
+}
+
+/// `idle`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A time is such as 15s, 10m or 2h; never turns that depth off, default leaves it to the platform.")]
+pub struct Idle {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Pause it when it is idle for so long
+    #[arg(long, value_name = "TIME")]
+    pub paused_after: Option<IdleTime>,
+    /// End it when it is idle for so long, and start it on demand
+    #[arg(long, value_name = "TIME")]
+    pub cold_after: Option<IdleTime>,
+    /// What a browser gets that asks for it then: a page with a button, or the app itself
+    #[arg(long, value_enum, value_name = "WAKE")]
+    pub wake: Option<WakeBy>,
+}
+
+/// What wakes an app for a browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WakeBy {
+    /// The button of the Wake Up page
+    Page,
+    /// Asking for it
+    Auto,
+    /// As the platform has it
+    Default,
+}
+
+/// A time of being idle; nothing is the platform's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleTime(pub Option<After>);
+
+impl std::str::FromStr for IdleTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "default" => return Ok(Self(None)),
+            "never" => return Ok(Self(Some(After::Never))),
+            _ => {}
+        }
+        let time: jiff::SignedDuration = text.parse().map_err(|_| "write a time such as 15s, 10m or 2h".to_owned())?;
+        match u32::try_from(time.as_secs()) {
+            Ok(seconds @ 1..) => Ok(Self(Some(After::Seconds(seconds)))),
+            _ => Err("1s is the shortest time; never turns it off".to_owned()),
+        }
+    }
+}
+
 /// `rm`.
 #[derive(Debug, clap::Args)]
 pub struct Remove {
@@ -410,6 +494,15 @@ mod tests {
         assert!(Args::try_parse_from(["drowse", "deploy", "--bundle", "b"]).is_ok());
         assert!(Args::try_parse_from(["drowse", "deploy", "dir", "--bundle", "b"]).is_err());
         assert!(Args::try_parse_from(["drowse", "deploy", "--bundle", "b", "--type", "npm"]).is_err());
+    }
+
+    #[test]
+    fn idle_times_are_times_never_or_the_platforms() {
+        let parse = |text: &str| text.parse::<IdleTime>().map(|time| time.0);
+        assert_eq!(parse("15s"), Ok(Some(After::Seconds(15))));
+        assert_eq!(parse("1h 30m"), Ok(Some(After::Seconds(5400))));
+        assert_eq!((parse("never"), parse("default")), (Ok(Some(After::Never)), Ok(None)));
+        assert!(["0s", "10ms", "-5s", "soon"].into_iter().all(|text| parse(text).is_err()));
     }
 
     #[test]

@@ -64,7 +64,8 @@ impl Seen {
 }
 
 fn ready(app: &AppView) -> impl Iterator<Item = &InstanceId> {
-    app.instances.iter().filter(|instance| instance.status.state.is_ready()).map(|instance| &instance.status.id)
+    // What sleeps already has been ready.
+    app.instances.iter().filter(|instance| instance.status.state.serves()).map(|instance| &instance.status.id)
 }
 
 fn judge(goal: Goal, seen: &Seen, app: &AppView, is_late: bool) -> Verdict {

@@ -23,6 +23,10 @@ pub fn app_state(app: &AppView) -> String {
         (Some(live), Some(pending)) if live.id == pending.id => format!("{state} (restarting)"),
         (Some(_), Some(pending)) => format!("{state} (next: {})", pending.state.state),
         (Some(_), None) if is_down(app) => format!("{state} (crashed, tried again)"),
+        (Some(live), None) if live.state.state == DeploymentState::Frozen => {
+            let depth = live.state.reason.split(':').next().unwrap_or_default();
+            format!("{state} ({depth})")
+        }
         _ => state.to_owned(),
     }
 }
@@ -64,6 +68,11 @@ pub fn instance_state(state: &InstanceState, terminal: &Terminal) -> String {
         InstanceState::Booting { attempt: 0, .. } => "booting".to_owned(),
         InstanceState::Booting { attempt, .. } => format!("booting (try {attempt} of 20)"),
         InstanceState::Ready { since } => format!("ready since {}", moment(*since, terminal)),
+        InstanceState::FallingAsleep { depth, .. } => format!("ready, falling asleep ({depth})"),
+        InstanceState::Frozen { depth, since, .. } => format!("asleep ({depth}) since {}", moment(*since, terminal)),
+        InstanceState::Waking { depth, since, .. } => {
+            format!("waking up ({depth}) since {}", moment(*since, terminal))
+        }
         InstanceState::Backoff { attempt, retry_at, .. } => format!("try {attempt} of 20 at {}", clock(*retry_at)),
         InstanceState::Stopping { deadline } => format!("stopping, until {} at most", clock(*deadline)),
         InstanceState::Stopped { .. } => "stopped".to_owned(),
@@ -75,11 +84,13 @@ pub fn instance_state(state: &InstanceState, terminal: &Terminal) -> String {
 pub fn instance_reason(state: &InstanceState) -> Option<&str> {
     match state {
         InstanceState::Backoff { cause, .. } => Some(&cause.detail),
-        InstanceState::Stopped { reason } => Some(reason),
+        InstanceState::Stopped { reason } | InstanceState::Frozen { reason, .. } => Some(reason),
         InstanceState::Failed { failure } => Some(&failure.detail),
         InstanceState::Preparing
         | InstanceState::Booting { .. }
         | InstanceState::Ready { .. }
+        | InstanceState::FallingAsleep { .. }
+        | InstanceState::Waking { .. }
         | InstanceState::Stopping { .. } => None,
     }
 }

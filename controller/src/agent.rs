@@ -19,6 +19,8 @@ pub enum Learnt {
     NoInstance(InstanceId),
     /// How a build stands; `None` if the node does not have it.
     Build(DeploymentId, Option<BuildStatus>),
+    /// Nothing: the node's report shows what came of it.
+    Nothing,
     /// A build was accepted: it must be asked about.
     BuildAccepted(DeploymentId),
 }
@@ -38,6 +40,14 @@ pub async fn execute(client: &Client, call: &Call) -> Result<Learnt, Problem> {
             let answer = client.call(Method::POST, &format!("/v1/instances/{id}/stop"), Some(request)).await;
             let status = unless_gone::<InstanceStatus>(answer)?;
             Ok(status.map_or_else(|| Learnt::NoInstance(id.clone()), |status| Learnt::Instance(Box::new(status))))
+        }
+        Call::SleepInstance(id, request) => {
+            let answer = client.call(Method::POST, &format!("/v1/instances/{id}/sleep"), Some(request)).await;
+            unless_gone::<IgnoredAny>(answer).map(|_| Learnt::Nothing)
+        }
+        Call::WakeInstance(id, demand) => {
+            let answer = client.call(Method::POST, &format!("/v1/instances/{id}/demand"), Some(demand)).await;
+            unless_gone::<IgnoredAny>(answer).map(|_| Learnt::Nothing)
         }
         Call::DeleteInstance(id, epoch) => {
             let path = format!("/v1/instances/{id}?epoch={epoch}");
@@ -95,6 +105,7 @@ impl NodeView {
                 }
             }
             Learnt::NoInstance(id) => drop(self.instances.remove(&id)),
+            Learnt::Nothing => {}
             Learnt::Build(id, status) => {
                 if status.is_none() {
                     self.kept_builds.remove(&id);

@@ -9,6 +9,8 @@ use drowse_api::{HostName, MemoryBytes, NodeName};
 use drowse_proxy::RouterConfig;
 use serde::Deserialize;
 
+use crate::sleep::SleepDefaults;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -43,6 +45,9 @@ pub enum ConfigError {
         /// What is there.
         found: String,
     },
+    /// A time of no length.
+    #[error("[sleep]: the times must be 1 s at least; leave a key out for an app that never sleeps so")]
+    Sleep,
     /// The router was asked to run and is not configured.
     #[error("configuration {path} has no [router] table, which `drowse-controller route` needs")]
     NoRouter {
@@ -88,6 +93,9 @@ pub struct Config {
     /// What has a number.
     #[serde(default)]
     pub limits: Settings,
+    /// How apps sleep where their users set nothing.
+    #[serde(default)]
+    pub sleep: SleepDefaults,
 }
 
 /// One node.
@@ -234,6 +242,10 @@ impl Config {
         if count == 0 || names.len() < count {
             return Err(ConfigError::Agents { found: format!("{count} given, {} names", names.len()) });
         }
+        let SleepDefaults { paused_after_seconds, cold_after_seconds, look_seconds, .. } = self.sleep;
+        if [paused_after_seconds, cold_after_seconds, Some(look_seconds)].contains(&Some(0)) {
+            return Err(ConfigError::Sleep);
+        }
         Ok(())
     }
 
@@ -314,6 +326,15 @@ mod tests {
         for wrong in ["instance.cpus = 2", "boot.timeout = 3", "upload = \"much\""] {
             assert!(read(&format!("{AGENT}[limits]\n{wrong}\n")).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn nothing_sleeps_unless_a_time_is_set_and_no_time_is_none() {
+        assert_eq!(read(AGENT).expect("reads").sleep, SleepDefaults::default());
+        let sleep =
+            read(&format!("{AGENT}[sleep]\npaused_after_seconds = 15\nwake = \"auto\"\n")).expect("reads").sleep;
+        assert_eq!((sleep.paused_after_seconds, sleep.cold_after_seconds), (Some(15), None));
+        assert!(matches!(read(&format!("{AGENT}[sleep]\ncold_after_seconds = 0\n")), Err(ConfigError::Sleep)));
     }
 
     #[test]

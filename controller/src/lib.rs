@@ -7,6 +7,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod activity;
 pub mod agent;
 pub mod api;
 pub mod config;
@@ -27,6 +28,7 @@ pub mod routes;
 pub mod serve;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+pub mod sleep;
 pub mod tokens;
 pub mod vault;
 

@@ -12,6 +12,7 @@ use drowse_api::manifest::Manifest;
 pub use drowse_api::platform::Cause;
 use drowse_api::platform::Wanted;
 use drowse_api::secrets::Secrets;
+use drowse_api::sleep::SleepSettings;
 use drowse_api::{
     AppName, ControllerId, DeploymentId, Digest, Epoch, EventLogId, InstanceId, NodeName, Problem, TokenId, UserId,
 };
@@ -89,6 +90,9 @@ pub struct App {
     pub pending: Option<Release>,
     /// Why the newest release that was no deploy did not take effect.
     pub problem: Option<Problem>,
+    /// How it sleeps.
+    #[serde(default)]
+    pub sleep: SleepSettings,
 }
 
 /// A secret as it is kept.

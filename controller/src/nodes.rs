@@ -17,12 +17,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::activity;
 use crate::agent::{Learnt, execute, is_passing, unless_gone};
 use crate::config::AgentConfig;
 use crate::desired::{Fact, Step};
 use crate::ledger::Ledger;
 use crate::picture::NodeView;
 use crate::plan::Call;
+use crate::sleep::SleepDefaults;
 
 mod events;
 
@@ -49,16 +51,18 @@ pub struct Node {
     pub client: Client,
     view: watch::Receiver<NodeView>,
     calls: watch::Sender<Arc<Vec<Call>>>,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 impl Node {
     /// Starts the task. `wake` is told whenever something is known anew.
     #[must_use]
-    pub fn start(config: &AgentConfig, ledger: &Ledger, wake: Arc<Notify>) -> Self {
+    pub fn start(config: &AgentConfig, ledger: &Ledger, wake: Arc<Notify>, sleep: &SleepDefaults) -> Self {
         let client = Client::unix(&config.socket);
         let (view, seen) = watch::channel(NodeView::default());
         let (calls, wanted) = watch::channel(Arc::new(Vec::new()));
+        let look = Duration::from_secs(u64::from(sleep.look_seconds.max(1)));
+        let measure = activity::follow(client.clone(), view.clone(), look);
         let task = Task {
             name: config.node.clone(),
             client: client.clone(),
@@ -70,7 +74,7 @@ impl Node {
             was_connected: None,
         };
         let follow = events::follow(config.node.clone(), client.clone(), ledger.clone());
-        let tasks = [tokio::spawn(task.run()), tokio::spawn(follow)].map(AbortOnDropHandle::new);
+        let tasks = [tokio::spawn(task.run()), tokio::spawn(follow), tokio::spawn(measure)].map(AbortOnDropHandle::new);
         Self { client, view: seen, calls, _tasks: tasks }
     }
 

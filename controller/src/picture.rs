@@ -9,9 +9,11 @@ use drowse_api::routing::RouterStatus;
 use drowse_api::{ControllerId, DeploymentId, Epoch, HostName, InstanceId, NodeName, Problem, RunId};
 use drowse_store::Revision;
 
+use crate::activity::Measured;
 use crate::config::Settings;
 use crate::desired::Desired;
 use crate::vault::Vault;
+use crate::sleep::SleepDefaults;
 
 /// Everything that a decision may depend on, beside the time.
 #[derive(Debug, Clone)]
@@ -28,6 +30,8 @@ pub struct Picture {
     pub settings: Arc<Settings>,
     /// The key to the secrets.
     pub vault: Arc<Vault>,
+    /// How apps sleep where their users set nothing.
+    pub sleep: SleepDefaults,
 }
 
 /// Which table is published.
@@ -51,6 +55,8 @@ pub struct NodeView {
     pub is_connected: bool,
     /// Its instances.
     pub instances: BTreeMap<InstanceId, InstanceStatus>,
+    /// How much its instances do by themselves; only of those that run, and were measured for a while.
+    pub measured: BTreeMap<InstanceId, Measured>,
     /// The builds it had when it was found, with whose they are.
     pub kept_builds: BTreeMap<DeploymentId, Option<ControllerId>>,
     /// Builds it was asked about; `None` for those it does not have.

@@ -19,6 +19,7 @@ use crate::plan::{Call, plan};
 use crate::routers::Routers;
 use crate::routes::Publisher;
 use crate::vault::Vault;
+use crate::sleep::SleepDefaults;
 
 /// Decisions that follow from decisions are made at once, up to this depth.
 const ROUNDS: usize = 16;
@@ -43,6 +44,8 @@ pub struct Reconciler {
     pub settings: Arc<Settings>,
     /// The key to the secrets.
     pub vault: Arc<Vault>,
+    /// How apps sleep where their users set nothing.
+    pub sleep: SleepDefaults,
     /// Woken by this.
     pub wake: Arc<Notify>,
 }
@@ -104,6 +107,7 @@ impl Reconciler {
             published: self.publisher.publish(&desired),
             settings: Arc::clone(&self.settings),
             vault: Arc::clone(&self.vault),
+            sleep: self.sleep,
             desired,
         }
     }

@@ -107,7 +107,13 @@ mod tests {
     fn a_router_that_is_gone_is_waited_for_no_longer_and_one_that_follows_is() {
         let routers = Arc::new(Routers::expecting([name("expected")]));
         let following = routers.follow(name("follows"));
-        let status = RouterStatus { name: "told".to_owned(), applied: 1, run: None, in_flight: BTreeMap::new() };
+        let status = RouterStatus {
+            name: "told".to_owned(),
+            applied: 1,
+            run: None,
+            in_flight: BTreeMap::new(),
+            active: BTreeMap::new(),
+        };
         routers.put(&name("told"), status.clone());
         assert_eq!(routers.all().len(), 3);
         assert_eq!(routers.all()[&name("told")], Some(status));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use drowse_api::platform::Wanted;
 use drowse_api::routing::{Endpoint, Route, RouteTable};
+use drowse_api::sleep::Wake;
 use drowse_api::{HostName, RunId};
 use tokio::sync::watch;
 
@@ -13,6 +14,7 @@ use crate::desired::Desired;
 use crate::model::{App, Deployment, Instance, Life, Release};
 use crate::phase::Phase;
 use crate::picture::Published;
+use crate::sleep::{SleepDefaults, sleep_policy};
 
 /// The label of a deployment's own address.
 #[must_use]
@@ -28,7 +30,7 @@ pub fn instance_label(app: &str, instance: &str) -> String {
 
 /// What answers for every host name.
 #[must_use]
-pub fn hosts(desired: &Desired, domain: &HostName) -> BTreeMap<HostName, Route> {
+pub fn hosts(desired: &Desired, domain: &HostName, sleep: &SleepDefaults) -> BTreeMap<HostName, Route> {
     let mut hosts = BTreeMap::new();
     let mut add = |label: &str, route: Route| match HostName::parse(format!("{label}.{domain}")) {
         Ok(host) => drop(hosts.insert(host, route)),
@@ -46,31 +48,34 @@ pub fn hosts(desired: &Desired, domain: &HostName) -> BTreeMap<HostName, Route> 
     for app in desired.apps.iter() {
         let instances = by_app.get(app.name.as_str()).map_or(&[][..], Vec::as_slice);
         let name = app.name.as_str();
-        add(name, app_route(desired, app, instances));
+        let wake = sleep_policy(app, None, sleep).wake;
+        add(name, app_route(desired, app, wake, instances));
         for deployment in by_deployment.get(name).into_iter().flatten() {
             add(&deployment_label(name, deployment.id.as_str()), kept_route(app, deployment));
         }
         for instance in instances.iter().filter(|instance| instance.life == Life::Serving) {
             let deployment = instance.deployment.as_str();
-            add(&instance_label(name, instance.id.as_str()), to(app, &[instance]));
+            add(&instance_label(name, instance.id.as_str()), to(app, wake, &[instance]));
             let of_deployment: Vec<_> = instances
                 .iter()
                 .copied()
                 .filter(|other| other.life == Life::Serving && other.deployment == instance.deployment)
                 .collect();
-            add(&deployment_label(name, deployment), to(app, &of_deployment));
+            add(&deployment_label(name, deployment), to(app, wake, &of_deployment));
         }
     }
     hosts
 }
 
-fn to(app: &App, instances: &[&Arc<Instance>]) -> Route {
+fn to(app: &App, wake: Wake, instances: &[&Arc<Instance>]) -> Route {
     let endpoints: Vec<_> = instances
         .iter()
         .map(|instance| Endpoint { node: instance.node.clone(), instance: instance.id.clone() })
         .collect();
     match instances.first() {
-        Some(first) => Route::Instances { app: app.name.clone(), deployment: first.deployment.clone(), endpoints },
+        Some(first) => {
+            Route::Instances { app: app.name.clone(), deployment: first.deployment.clone(), endpoints, wake }
+        }
         None => unavailable(app, "starting", "This app is being started.".to_owned()),
     }
 }
@@ -107,7 +112,7 @@ fn kept_route(app: &App, deployment: &Deployment) -> Route {
     }
 }
 
-fn app_route(desired: &Desired, app: &App, instances: &[&Arc<Instance>]) -> Route {
+fn app_route(desired: &Desired, app: &App, wake: Wake, instances: &[&Arc<Instance>]) -> Route {
     if app.wanted == Wanted::Stopped {
         return unavailable(app, "stopped", "This app was stopped by its owner.".to_owned());
     }
@@ -129,7 +134,7 @@ fn app_route(desired: &Desired, app: &App, instances: &[&Arc<Instance>]) -> Rout
     }
     let serving: Vec<_> =
         instances.iter().copied().filter(|instance| instance.life == Life::Serving && live.has(instance)).collect();
-    to(app, &serving)
+    to(app, wake, &serving)
 }
 
 /// The published table. One writer, the reconciler.
@@ -137,6 +142,7 @@ fn app_route(desired: &Desired, app: &App, instances: &[&Arc<Instance>]) -> Rout
 pub struct Publisher {
     domain: HostName,
     run: RunId,
+    sleep: SleepDefaults,
     table: watch::Sender<Arc<RouteTable>>,
     /// The records that the table was made from.
     made_from: Desired,
@@ -145,10 +151,10 @@ pub struct Publisher {
 impl Publisher {
     /// With the table of these records.
     #[must_use]
-    pub fn new(domain: HostName, desired: &Desired) -> Self {
+    pub fn new(domain: HostName, sleep: SleepDefaults, desired: &Desired) -> Self {
         let run = RunId::generate();
-        let table = table(&domain, &run, desired, hosts(desired, &domain));
-        Self { domain, run, table: watch::Sender::new(Arc::new(table)), made_from: desired.clone() }
+        let table = table(&domain, &run, desired, hosts(desired, &domain, &sleep));
+        Self { domain, run, sleep, table: watch::Sender::new(Arc::new(table)), made_from: desired.clone() }
     }
 
     /// For those who follow it.
@@ -161,7 +167,7 @@ impl Publisher {
     pub fn publish(&mut self, desired: &Desired) -> Published {
         if desired.revision > self.made_from.revision {
             if !is_same(desired, &self.made_from) {
-                let hosts = hosts(desired, &self.domain);
+                let hosts = hosts(desired, &self.domain, &self.sleep);
                 if hosts != self.table.borrow().hosts {
                     self.table.send_replace(Arc::new(table(&self.domain, &self.run, desired, hosts)));
                 }

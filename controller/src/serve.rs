@@ -153,10 +153,10 @@ impl Controller {
         let nodes: Nodes = config
             .agents
             .iter()
-            .map(|agent| (agent.node.clone(), Node::start(agent, &ledger, Arc::clone(&wake))))
+            .map(|agent| (agent.node.clone(), Node::start(agent, &ledger, Arc::clone(&wake), &config.sleep)))
             .collect();
         let nodes = Arc::new(nodes);
-        let publisher = Publisher::new(config.domain.clone(), &ledger.desired());
+        let publisher = Publisher::new(config.domain.clone(), config.sleep, &ledger.desired());
         let end = CancellationToken::new();
         let known = ledger.desired();
         let expected = known.routers.iter().map(|router| router.name.clone());
@@ -179,6 +179,7 @@ impl Controller {
             publisher,
             settings: Arc::new(config.limits.clone()),
             vault,
+            sleep: config.sleep,
             wake,
         };
         let (tcp, api_address) = open_tcp(&api, &config).await?;

@@ -75,6 +75,9 @@ struct World {
     build_script: BuildScript,
     boot_script: BootScript,
     is_hanging: bool,
+    /// What instances use by themselves.
+    works: bool,
+    is_needed: bool,
 }
 
 /// The handle that calls and tests share.
@@ -112,6 +115,8 @@ impl SimAgent {
             build_script: BuildScript::Succeed,
             boot_script: BootScript::Ready,
             is_hanging: false,
+            works: false,
+            is_needed: false,
         };
         let shared = Shared { world: Arc::new(Mutex::new(world)), changed: watch::Sender::new(0) };
         let agent = Self { shared, socket: socket.to_owned(), server: Mutex::new(None) };
@@ -168,6 +173,16 @@ impl SimAgent {
             world.events.clear();
             world.log = EventLogId::generate();
         });
+    }
+
+    /// Whether instances use a processor by themselves.
+    pub fn script_work(&self, works: bool) {
+        self.shared.change(|world| world.works = works);
+    }
+
+    /// Whether a visitor calls off every sleep.
+    pub fn script_visitors(&self, is_needed: bool) {
+        self.shared.change(|world| world.is_needed = is_needed);
     }
 
     /// What coming builds do.
@@ -355,6 +370,9 @@ fn routes(shared: Shared) -> Router {
         .route("/v1/instances/watch", get(calls::watch))
         .route("/v1/instances/{id}", put(calls::put_instance).delete(calls::delete_instance))
         .route("/v1/instances/{id}/stop", post(calls::stop_instance))
+        .route("/v1/instances/{id}/sleep", post(calls::sleep_instance))
+        .route("/v1/instances/{id}/demand", post(calls::demand_instance))
+        .route("/v1/activity", get(calls::activity))
         .route("/v1/instances/{id}/logs", get(calls::instance_logs))
         .route("/v1/events", get(calls::events))
         .route("/v1/blobs", post(calls::store_blob))

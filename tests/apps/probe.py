@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 VERSION = os.environ.get("PROBE_VERSION") or open("version").read().strip()
 HOST = os.environ.get("PROBE_HOST", "0.0.0.0")
 kept = []
+count = 0
+marking = threading.Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,6 +77,18 @@ class Handler(BaseHTTPRequestHandler):
     def on_slow(self, query):
         time.sleep(float(query["seconds"]))
         self.answer(f"{VERSION} {os.getpid()}")
+
+    def on_count(self, query):
+        """Counts in memory, as long as this process lives."""
+        global count
+        count += 1
+        self.answer(str(count))
+
+    def on_mark(self, query):
+        """Writes down that it was asked, before it answers."""
+        with marking, open("marks", "a") as file:
+            file.write(query["id"] + "\n")
+        self.answer(query["id"])
 
     def on_log(self, query):
         for number in range(int(query.get("lines", "1"))):

@@ -85,6 +85,8 @@ pub struct Query {
     pub after: u64,
     /// The log of events that the number is of.
     pub log: Option<String>,
+    /// The name of a router that follows.
+    pub router: Option<String>,
 }
 
 /// Reads what stands after the question mark.

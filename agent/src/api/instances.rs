@@ -1,12 +1,15 @@
 //! Calls about instances.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query as UrlQuery, State};
 use axum::response::Response;
-use drowse_api::agent::{InstancesPicture, StopRequest};
+use drowse_api::agent::{EndpointsPicture, InstancesPicture, StopRequest};
 use drowse_api::instance::{InstanceSpec, InstanceStatus};
+use drowse_api::sleep::{Activity, Demand, Quiet, SleepRequest};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
 
 use super::Shared;
@@ -14,6 +17,9 @@ use super::answer::{Answer, Query, Refused, parse, query, read, read_secret};
 use super::stream;
 use crate::host::home;
 use crate::instance::registry;
+
+/// How much of what woke an instance is told.
+const LONGEST_CAUSE: usize = 200;
 
 pub(super) async fn list(State(agent): State<Shared>) -> Json<Vec<InstanceStatus>> {
     Json(agent.instances.list().instances)
@@ -34,12 +40,20 @@ pub(super) async fn watch(State(agent): State<Shared>) -> Response {
     })
 }
 
-pub(super) async fn endpoints(State(agent): State<Shared>) -> Response {
+pub(super) async fn endpoints(
+    State(agent): State<Shared>,
+    url: Result<UrlQuery<Query>, QueryRejection>,
+) -> Result<Response, Refused> {
+    // Before the first look: nothing falls asleep that it was shown as ready, and it was not asked for.
+    let following = query(url)?.router.map(|name| agent.instances.followers().follow(&name));
     let mut board = agent.instances.watch();
-    stream::respond(|lines| async move {
+    Ok(stream::respond(|lines| async move {
+        // Dropped with the stream.
+        let following = following;
+        let follower = following.as_ref().map(|following| following.number);
         let mut sent = None;
         loop {
-            let picture = registry::endpoints(&board.borrow_and_update());
+            let picture = EndpointsPicture { follower, ..registry::endpoints(&board.borrow_and_update()) };
             if sent.as_ref() != Some(&picture) {
                 lines.send(&picture).await?;
                 sent = Some(picture);
@@ -48,7 +62,51 @@ pub(super) async fn endpoints(State(agent): State<Shared>) -> Response {
                 return Ok(());
             }
         }
-    })
+    }))
+}
+
+pub(super) async fn activity(State(agent): State<Shared>) -> Json<BTreeMap<InstanceId, Activity>> {
+    let running = agent.instances.list().instances.into_iter().filter(|status| status.process.is_some());
+    let running: Vec<_> = running.filter(|status| status.state.is_ready()).collect();
+    let node = agent.node.clone();
+    // What cannot be read is left out: it has just ended.
+    let read =
+        move || running.into_iter().filter_map(|status| Some((status.id.clone(), node.activity(&status)?))).collect();
+    Json(tokio::task::spawn_blocking(read).await.unwrap_or_default())
+}
+
+pub(super) async fn sleep(
+    State(agent): State<Shared>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<InstanceStatus> {
+    let (id, request): (InstanceId, SleepRequest) = (parse(&id)?, read(body)?);
+    Ok(Json(agent.instances.sleep(&id, request).await?))
+}
+
+pub(super) async fn demand(
+    State(agent): State<Shared>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<()> {
+    let (id, demand): (InstanceId, Demand) = (parse(&id)?, read(body)?);
+    // Others wrote it, and it goes into a sentence.
+    let cause = demand.cause.chars().filter(|c| !c.is_control()).take(LONGEST_CAUSE).collect();
+    agent.instances.demand(&id, Demand { cause }).await?;
+    Ok(Json(()))
+}
+
+pub(super) async fn quiet(
+    State(agent): State<Shared>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<()> {
+    let (id, quiet): (InstanceId, Quiet) = (parse(&id)?, read(body)?);
+    if !agent.instances.followers().let_go(&id, quiet) {
+        let detail = format!("no router follows by the number {}", quiet.follower);
+        return Err(Problem::new(ErrorCode::NotFound, detail).into());
+    }
+    Ok(Json(()))
 }
 
 pub(super) async fn put(

@@ -146,7 +146,9 @@ async fn not_for_strangers(Extension(class): Extension<Class>, request: Request,
 pub(super) async fn only_control(Extension(class): Extension<Class>, request: Request, next: Next) -> Response {
     match class {
         Class::Control => next.run(request).await,
-        Class::Router | Class::Nothing => forbidden("this call is the controller's; a router may only watch endpoints"),
+        Class::Router | Class::Nothing => forbidden(
+            "this call is the controller's; a router may only watch endpoints, demand an instance and let go of one",
+        ),
     }
 }
 

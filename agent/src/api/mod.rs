@@ -33,6 +33,8 @@ use crate::instance::Instances;
 
 /// The largest JSON body.
 const MAX_JSON: usize = 4 << 20;
+/// The largest JSON body of a router.
+const MAX_DEMAND: usize = 16 << 10;
 /// How long a call that is no stream may take.
 const DEADLINE: Duration = Duration::from_secs(28);
 
@@ -52,14 +54,24 @@ type Shared = Arc<Agent>;
 
 /// Every call.
 pub fn router(agent: Shared) -> Router {
-    let for_routers =
-        Router::new().route("/v1/node", get(node::info)).route("/v1/endpoints/watch", get(instances::endpoints));
+    // What changes anything here only wakes, or says that something was let go of.
+    let calls_of_routers = Router::new()
+        .route("/v1/instances/{id}/demand", post(instances::demand))
+        .route("/v1/instances/{id}/quiet", post(instances::quiet))
+        .layer(DefaultBodyLimit::max(MAX_DEMAND))
+        .layer(from_fn(deadline));
+    let for_routers = Router::new()
+        .route("/v1/node", get(node::info))
+        .route("/v1/endpoints/watch", get(instances::endpoints))
+        .merge(calls_of_routers);
     let within_deadline = Router::new()
         .route("/v1/doctor", get(node::doctor))
         .route("/v1/stacks", get(node::stacks))
         .route("/v1/instances", get(instances::list))
+        .route("/v1/activity", get(instances::activity))
         .route("/v1/instances/{id}", put(instances::put).delete(instances::delete))
         .route("/v1/instances/{id}/stop", post(instances::stop))
+        .route("/v1/instances/{id}/sleep", post(instances::sleep))
         .route("/v1/builds", get(builds::list))
         .route("/v1/builds/{id}", put(builds::put).get(builds::status).delete(builds::delete))
         .layer(DefaultBodyLimit::max(MAX_JSON))

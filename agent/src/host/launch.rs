@@ -41,6 +41,10 @@ impl Sandboxes {
             None => (self.launcher.prepare()?, None),
         };
         fail_point!("ready-taken");
+        // The groups may be those of an instance that was killed in its sleep.
+        if self.cgroups.is_frozen(&home.place)? {
+            self.cgroups.thaw(&home.place)?;
+        }
         let kills_before = self.cgroups.oom_kills(&home.place)?;
         let request = self.request(plan);
         let [(out_read, out), (err_read, err)] = pipes()?;

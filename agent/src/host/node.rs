@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drowse_api::event::EventKind;
-use drowse_api::instance::{BootCheck, InstanceSpec, Workload};
+use drowse_api::instance::{BootCheck, InstanceSpec, InstanceStatus, Workload};
+use drowse_api::sleep::Activity;
 use drowse_rootfs::ImageStore;
 use drowse_seal::Key;
 use jiff::Timestamp;
@@ -73,6 +74,32 @@ impl Node {
         };
         tracing::debug!(instance = %record.life.spec.id, took = ?began.elapsed(), "launched");
         Ok(Running::Process(app))
+    }
+
+    /// What an instance that runs has used since it was started. Blocking.
+    #[must_use]
+    pub fn activity(&self, status: &InstanceStatus) -> Option<Activity> {
+        let home = Home::instance(&self.config, &status.user, &status.id);
+        let cpu = self.sandboxes.cgroups.usage(&home.place).ok()?.cpu;
+        let traffic = self.sandboxes.network.traffic(&home.owner).unwrap_or_default();
+        Some(Activity { cpu: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX), traffic })
+    }
+
+    /// Whether the app of a paused instance stands still. If not it goes on for good: half of a sleep
+    /// that an earlier agent began is not waited for.
+    pub async fn stands_still(&self, spec: &InstanceSpec) -> bool {
+        let (cgroups, place) = (Arc::clone(&self.sandboxes.cgroups), self.home(spec).place);
+        let looked = blocking(move || {
+            let is_frozen = cgroups.is_frozen(&place)?;
+            if !is_frozen {
+                cgroups.thaw(&place)?;
+            }
+            Ok(is_frozen)
+        });
+        looked.await.unwrap_or_else(|error| {
+            tracing::warn!(instance = %spec.id, "it is not known whether it sleeps: {}", error.in_full());
+            false
+        })
     }
 
     async fn take_down(&self, record: &Record) -> Result<(), SandboxError> {
@@ -176,8 +203,33 @@ impl Host for Node {
         }
     }
 
+    async fn freeze(&self, record: &Record) -> Result<(), String> {
+        let (cgroups, place) = (Arc::clone(&self.sandboxes.cgroups), self.home(&record.life.spec).place);
+        let frozen = blocking(move || {
+            fail::fail_point!("instance-freeze");
+            cgroups.freeze(&place)?;
+            fail::fail_point!("instance-frozen");
+            Ok(())
+        });
+        frozen.await.map_err(|error| error.in_full())
+    }
+
+    async fn thaw(&self, record: &Record) -> Result<(), String> {
+        let (cgroups, place) = (Arc::clone(&self.sandboxes.cgroups), self.home(&record.life.spec).place);
+        let thawed = blocking(move || {
+            fail::fail_point!("instance-thaw");
+            cgroups.thaw(&place)?;
+            fail::fail_point!("instance-thawed");
+            Ok(())
+        });
+        thawed.await.map_err(|error| error.in_full())
+    }
+
     async fn terminate(&self, record: &Record, running: Running) {
         if let Running::Process(app) = running {
+            if let Err(error) = self.thaw(record).await {
+                tracing::warn!(instance = %record.life.spec.id, "it may not hear that it is to end: {error}");
+            }
             let (node, spec) = (self.clone(), record.life.spec.clone());
             let named = blocking(move || Ok(plan::stop_signal_of(&node, &spec))).await;
             process::signal(app.identity, named.unwrap_or(rustix::process::Signal::TERM));

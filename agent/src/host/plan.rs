@@ -75,8 +75,14 @@ pub fn environment(image: &Image, env: &BTreeMap<String, String>, secrets: &Secr
     let mut env = env.clone();
     env.extend(secrets.reveal().map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.insert("PORT".to_owned(), PORT.to_string());
-    if label(image, LABEL_TYPE) == Some("npm") && !names(image, "NODE_ENV") {
-        env.entry("NODE_ENV".to_owned()).or_insert_with(|| "production".to_owned());
+    let default = match label(image, LABEL_TYPE) {
+        Some("npm") => Some(("NODE_ENV", "production")),
+        // Its master would take workers that were paused for longer than this for hung ones, and kill them.
+        Some("python") => Some(("GUNICORN_CMD_ARGS", "--timeout 0")),
+        _ => None,
+    };
+    if let Some((name, value)) = default.filter(|(name, _)| !names(image, name)) {
+        env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
     }
     env
 }

@@ -262,6 +262,10 @@ impl Sandboxes {
         let home = &plan.home;
         let mut kept = self.kept(home).ok_or(SandboxError::InitGone)?;
         self.kill_app(home)?;
+        // What is started must not stand still because what was there before it slept.
+        if self.cgroups.is_frozen(&home.place)? {
+            self.cgroups.thaw(&home.place)?;
+        }
         let process = plan.spec.process().clone().ok_or(SandboxError::NoProcess)?;
         let init = process::open(kept.init).ok_or(SandboxError::InitGone)?;
         let client = InitClient::connect(&home.socket())?;

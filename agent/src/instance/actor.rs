@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use drowse_api::agent::StopRequest;
 use drowse_api::event::EventKind;
-use drowse_api::instance::{InstanceSpec, InstanceStatus};
+use drowse_api::instance::{InstanceSpec, InstanceState, InstanceStatus, Workload};
+use drowse_api::sleep::{Demand, Depth, SleepRequest};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,8 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::boot::{self, Seen};
+use super::followers::Followers;
 use super::host::{Host, KeepError, Record};
-use super::state::{Effect, Event, Life, State};
+use super::state::{Bed, Effect, Event, Life, State};
 use crate::events::EventLog;
 
 /// The statuses of all instances of the node.
@@ -41,6 +43,10 @@ pub enum Command {
     Put(Box<InstanceSpec>, oneshot::Sender<Result<InstanceStatus, Problem>>),
     /// End it; answered when it is on disk.
     Stop(StopRequest, oneshot::Sender<Result<InstanceStatus, Problem>>),
+    /// Put it to sleep; answered when it sleeps, or stays awake.
+    Sleep(SleepRequest, oneshot::Sender<Result<InstanceStatus, Problem>>),
+    /// Somebody needs it; answered when it is on its way up.
+    Demand(Demand, oneshot::Sender<Result<InstanceStatus, Problem>>),
     /// Remove it; answered when nothing is left.
     Delete(Epoch, oneshot::Sender<Result<(), Problem>>),
 }
@@ -66,6 +72,7 @@ impl Outcome {
 pub struct Actor<H> {
     host: Arc<H>,
     events: Arc<EventLog>,
+    followers: Arc<Followers>,
     board: Board,
     commands: mpsc::Receiver<Command>,
     record: Record,
@@ -77,6 +84,8 @@ pub struct Actor<H> {
     seen: watch::Sender<Seen>,
     /// Who waits for the end of a removal.
     waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
+    /// Who waits for it to sleep.
+    lulling: Vec<oneshot::Sender<Result<InstanceStatus, Problem>>>,
     /// Whether the newest state still is to be written.
     unwritten: bool,
     /// Until when nothing is begun, since it could not be written.
@@ -89,6 +98,7 @@ impl<H: Host> Actor<H> {
     pub fn new(
         host: Arc<H>,
         events: Arc<EventLog>,
+        followers: Arc<Followers>,
         board: Board,
         commands: mpsc::Receiver<Command>,
         record: Record,
@@ -97,6 +107,7 @@ impl<H: Host> Actor<H> {
         Self {
             host,
             events,
+            followers,
             board,
             commands,
             record,
@@ -104,6 +115,7 @@ impl<H: Host> Actor<H> {
             watchers: JoinSet::new(),
             seen: watch::Sender::default(),
             waiting: Vec::new(),
+            lulling: Vec::new(),
             unwritten: is_new,
             held: None,
         }
@@ -174,6 +186,24 @@ impl<H: Host> Actor<H> {
             Command::Stop(request, answer) => {
                 let _ = answer.send(self.stop(request).await);
             }
+            Command::Sleep(request, answer) => match self.sleep(request).await {
+                Ok(()) => {
+                    self.lulling.push(answer);
+                    self.answer_lulling();
+                }
+                Err(problem) => {
+                    let _ = answer.send(Err(problem));
+                }
+            },
+            Command::Demand(demand, answer) => {
+                // What could not be written is tried again; the app goes on meanwhile.
+                let woken = self.happen(Event::Demand(demand.cause)).await;
+                let status = self.record.status();
+                let _ = answer.send(match woken {
+                    Err(error) if !status.state.serves() => Err(keep_problem(&error)),
+                    _ => Ok(status),
+                });
+            }
             Command::Delete(epoch, answer) => match self.check_epoch(epoch) {
                 Err(problem) => {
                     let _ = answer.send(Err(problem));
@@ -211,6 +241,43 @@ impl<H: Host> Actor<H> {
         self.answer().await
     }
 
+    /// Lets it fall asleep. What sleeps already, deeply enough, sleeps on.
+    async fn sleep(&mut self, request: SleepRequest) -> Result<(), Problem> {
+        self.check_epoch(request.epoch)?;
+        let spec = &self.record.life.spec;
+        let conflict = |detail: String| Err(Problem::new(ErrorCode::Conflict, detail));
+        if request.epoch > spec.epoch {
+            return conflict(format!("instance {} was not told decision {} yet", spec.id, request.epoch));
+        }
+        if spec.workload == Workload::Site {
+            return conflict(format!("instance {} is a static site: nothing of it could sleep", spec.id));
+        }
+        if !matches!(request.depth, Depth::Paused | Depth::Cold) {
+            return conflict(format!("this node cannot put instances to sleep as deeply as {}", request.depth));
+        }
+        let grace = Duration::from_secs(request.grace_seconds.into());
+        let bed = Bed { depth: request.depth, grace, reason: request.reason };
+        let ticket = self.followers.number();
+        self.happen(Event::Sleep { bed, ticket }).await.map_err(|error| keep_problem(&error))
+    }
+
+    /// Tells those who wait for its sleep what became of it.
+    fn answer_lulling(&mut self) {
+        let status = self.record.status();
+        if self.lulling.is_empty() || matches!(status.state, InstanceState::FallingAsleep { .. }) {
+            return;
+        }
+        let outcome = if status.state.is_asleep() {
+            Ok(status)
+        } else {
+            let detail = format!("instance {} stays awake: it is needed, or was not ready", status.id);
+            Err(Problem::new(ErrorCode::Conflict, detail).hint("`drowse explain` tells what keeps it awake"))
+        };
+        for answer in self.lulling.drain(..) {
+            let _ = answer.send(outcome.clone());
+        }
+    }
+
     fn check_epoch(&self, epoch: Epoch) -> Result<(), Problem> {
         let spec = &self.record.life.spec;
         if epoch >= spec.epoch {
@@ -238,29 +305,57 @@ impl<H: Host> Actor<H> {
         }
         self.record.life = life;
         self.unwritten = true;
+        // Told before it is shown: who acts on what is shown has been told why.
+        let (tellings, mut effects): (Vec<_>, Vec<_>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::Tell(..)));
+        if effects.contains(&Effect::Thaw) {
+            // A visitor waits. What goes on without its record saying so is found out by the next agent.
+            effects.retain(|effect| *effect != Effect::Thaw);
+            self.thaw().await;
+            for telling in tellings.clone() {
+                self.act(telling).await;
+            }
+            self.show();
+            fail::fail_point!("instance-woken");
+            let kept = self.keep().await;
+            self.watch();
+            for effect in effects {
+                self.act(effect).await;
+            }
+            self.answer_lulling();
+            return kept;
+        }
         let kept = self.keep().await;
         if let Err(error) = &kept {
             tracing::error!(instance = %before.spec.id, "{error}; trying again");
-            if matches!(event, Event::Put(_) | Event::Stop { .. }) || effects.contains(&Effect::Launch) {
+            let is_command =
+                matches!(event, Event::Put(_) | Event::Stop { .. } | Event::Sleep { .. } | Event::Quiet { .. });
+            if is_command || effects.contains(&Effect::Launch) {
                 self.record.life = before;
                 self.come_again(event);
                 return kept;
             }
         }
-        // Told before it is shown: who acts on what is shown has been told why.
-        let (tellings, effects): (Vec<_>, Vec<_>) =
-            effects.into_iter().partition(|effect| matches!(effect, Effect::Tell(..)));
         for telling in tellings {
             self.act(telling).await;
         }
         self.show();
-        if self.record.life.running() != before.running() || self.is_exiting() {
+        let falls_asleep = |life: &Life| matches!(life.state, State::FallingAsleep { .. });
+        let is_other = falls_asleep(&self.record.life) != falls_asleep(&before);
+        if is_other || self.record.life.running() != before.running() || self.is_exiting() {
             self.watch();
         }
         for effect in effects {
             self.act(effect).await;
         }
+        self.answer_lulling();
         kept
+    }
+
+    async fn thaw(&mut self) {
+        if let Err(why) = self.host.thaw(&self.record).await {
+            self.work.spawn(async move { Event::ThawFailed(why) });
+        }
     }
 
     /// An event that could not be followed comes once more; a command is the caller's to repeat.
@@ -299,6 +394,12 @@ impl<H: Host> Actor<H> {
                 }
             }
             Effect::Limit => host.limit(&record).await,
+            Effect::Freeze => {
+                if let Err(why) = host.freeze(&record).await {
+                    self.work.spawn(async move { Event::FreezeFailed(why) });
+                }
+            }
+            Effect::Thaw => self.thaw().await,
             Effect::Terminate => {
                 if let Some(running) = self.record.life.running() {
                     host.terminate(&record, running).await;
@@ -338,6 +439,13 @@ impl<H: Host> Actor<H> {
             self.watchers.spawn(async move {
                 host.gone(&record, running).await;
                 Event::Gone
+            });
+        }
+        if let State::FallingAsleep { ticket, .. } = self.record.life.state {
+            let (followers, id) = (Arc::clone(&self.followers), self.record.life.spec.id.clone());
+            self.watchers.spawn(async move {
+                followers.quiet(id, ticket).await;
+                Event::Quiet { ticket }
             });
         }
     }
@@ -394,7 +502,10 @@ impl<H: Host> Actor<H> {
         self.commands.close();
         while let Some(command) = self.commands.recv().await {
             match command {
-                Command::Put(_, answer) | Command::Stop(_, answer) => drop(answer.send(Err(keep_problem(error)))),
+                Command::Put(_, answer)
+                | Command::Stop(_, answer)
+                | Command::Sleep(_, answer)
+                | Command::Demand(_, answer) => drop(answer.send(Err(keep_problem(error)))),
                 Command::Delete(_, answer) => drop(answer.send(Err(keep_problem(error)))),
             }
         }
@@ -438,6 +549,7 @@ pub fn keep_problem(error: &KeepError) -> Problem {
 /// been carried out already are repeated: all of them bear it.
 #[must_use]
 pub fn resume(life: &mut Life, now: Timestamp) -> Vec<Effect> {
+    life.not_asleep_yet();
     match &mut life.state {
         State::Launching { .. } => vec![Effect::Launch],
         State::Booting { deadline, .. } => {
@@ -449,7 +561,12 @@ pub fn resume(life: &mut Life, now: Timestamp) -> Vec<Effect> {
         State::Stopping { .. } => vec![Effect::Terminate],
         State::Clearing { .. } => vec![Effect::Clear],
         State::Removing => vec![Effect::Remove],
-        State::Ready { .. } | State::Backoff { .. } | State::Stopped { .. } | State::Failed { .. } => Vec::new(),
+        State::Ready { .. }
+        | State::FallingAsleep { .. }
+        | State::Frozen { .. }
+        | State::Backoff { .. }
+        | State::Stopped { .. }
+        | State::Failed { .. } => Vec::new(),
     }
 }
 

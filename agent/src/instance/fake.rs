@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Instances;
+use super::followers::Followers;
 use super::host::{Host, KeepError, Listening, PORT, Record, Written};
 use super::state::{App, Exit, LaunchFailure, Running};
 use crate::addresses::Addresses;
@@ -47,6 +48,7 @@ struct Process {
     behaviour: Behaviour,
     began: Instant,
     ended: bool,
+    frozen: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +64,8 @@ struct World {
     broken_waits: u32,
     /// How many removals fail.
     refused_removals: u32,
+    /// How many times freezing and thawing fail.
+    stuck: u32,
 }
 
 /// A host without a kernel.
@@ -120,6 +124,25 @@ impl FakeHost {
 
     pub fn refuse_removals(&self, count: u32) {
         self.world().refused_removals = count;
+    }
+
+    pub fn be_stuck(&self, count: u32) {
+        self.world().stuck = count;
+    }
+
+    /// Processes that stand still.
+    pub fn frozen(&self) -> usize {
+        self.world().processes.values().filter(|process| process.frozen && !process.ended).count()
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<(), String> {
+        let mut world = self.world();
+        if world.stuck > 0 {
+            world.stuck -= 1;
+            return Err("the kernel took too long".to_owned());
+        }
+        world.processes.values_mut().for_each(|process| process.frozen = frozen);
+        Ok(())
     }
 
     /// Ends whatever runs, as a crash would.
@@ -189,7 +212,7 @@ impl Host for FakeHost {
         let pid = self.pid.fetch_add(1, Ordering::Relaxed);
         // What is launched again replaces what a crash of the agent left.
         world.processes.values_mut().for_each(|process| process.ended = true);
-        world.processes.insert(pid, Process { behaviour, began: Instant::now(), ended: false });
+        world.processes.insert(pid, Process { behaviour, began: Instant::now(), ended: false, frozen: false });
         Ok(Running::Process(App { identity: ProcessIdentity { pid, start_time: 1 }, pid_inside: 2 }))
     }
 
@@ -216,7 +239,7 @@ impl Host for FakeHost {
 
     async fn accepts(&self, _endpoint: SocketAddr) -> bool {
         self.world().processes.values().any(|process| match process.behaviour {
-            Behaviour::Serves(after) => !process.ended && process.began.elapsed() >= after,
+            Behaviour::Serves(after) => !process.ended && !process.frozen && process.began.elapsed() >= after,
             Behaviour::Stubborn | Behaviour::Silent => !process.ended,
             Behaviour::Fleeting(after) => !process.ended && process.began.elapsed() < after,
             Behaviour::Deaf | Behaviour::Astray | Behaviour::Crashes(_) | Behaviour::NoHost => false,
@@ -245,7 +268,20 @@ impl Host for FakeHost {
         self.note(&format!("limit {}", record.life.spec.limits.memory));
     }
 
-    async fn terminate(&self, _record: &Record, running: Running) {
+    async fn freeze(&self, _record: &Record) -> Result<(), String> {
+        self.note("freeze");
+        self.set_frozen(true)
+    }
+
+    async fn thaw(&self, _record: &Record) -> Result<(), String> {
+        self.note("thaw");
+        self.set_frozen(false)
+    }
+
+    async fn terminate(&self, record: &Record, running: Running) {
+        if self.frozen() > 0 {
+            let _ = self.thaw(record).await;
+        }
         self.note("terminate");
         let Running::Process(app) = running else { return };
         let stubborn = self.world().processes.get(&app.identity.pid).map(|process| process.behaviour);
@@ -325,7 +361,9 @@ impl Bench {
         let events = Arc::new(EventLog::open(&folder.path().join("events")).expect("opens"));
         let range = AddressRange { base: [10, 0, 0, 0].into(), prefix: 24 };
         let addresses = Arc::new(Addresses::new(AddressPool::new(range)));
-        let instances = Instances::new(Arc::clone(&host), Arc::clone(&events), addresses, "boot".to_owned(), None);
+        let followers = Followers::new(Duration::ZERO);
+        let (shared, log) = (Arc::clone(&host), Arc::clone(&events));
+        let instances = Instances::new(shared, log, addresses, "boot".to_owned(), followers, None);
         Self { host, instances, events, id: InstanceId::parse("one").expect("an id"), _folder: folder }
     }
 

@@ -4,10 +4,11 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use drowse_api::instance::{BootCheck, Failure, InstanceSpec, InstanceState, InstanceStatus, ProcessIdentity};
+use drowse_api::sleep::Depth;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::state::{End, Exit, LaunchFailure, Life, Running, State, Then};
+use super::state::{End, Exit, LaunchFailure, Life, Running, State, Then, Woken};
 
 /// The port that apps are told to listen on, unless their image names another. Every instance has an
 /// address of its own.
@@ -41,7 +42,7 @@ impl Record {
     /// What others are told of it.
     #[must_use]
     pub fn status(&self) -> InstanceStatus {
-        let Life { spec, tries, state, .. } = &self.life;
+        let Life { spec, tries, .. } = &self.life;
         let process = match self.life.running() {
             Some(Running::Process(app)) => Some(app.identity),
             _ => None::<ProcessIdentity>,
@@ -54,19 +55,37 @@ impl Record {
             deployment: spec.deployment.clone(),
             user: spec.user.clone(),
             address: Some(self.endpoint()),
-            state: shown(state, *tries),
+            state: shown(&self.life),
             process,
             restarts: *tries,
         }
     }
 }
 
-fn shown(state: &State, tries: u32) -> InstanceState {
+fn shown(life: &Life) -> InstanceState {
+    let Life { tries, state, start_took, .. } = life;
+    let (tries, takes) = (*tries, *start_took);
     let stopping = || InstanceState::Stopping { deadline: Timestamp::now() };
+    let frozen = |depth, since: &Timestamp, reason: &String| InstanceState::Frozen {
+        depth,
+        since: *since,
+        reason: reason.clone(),
+        takes,
+    };
+    if let Some(Woken { slept_since, at, .. }) = &life.woken {
+        return InstanceState::Waking { depth: Depth::Cold, slept_since: *slept_since, since: *at, takes };
+    }
     match state {
         State::Launching { then: Then::Proceed | Then::Start } => InstanceState::Preparing,
         State::Booting { since, .. } => InstanceState::Booting { attempt: tries, since: *since },
         State::Ready { since, .. } => InstanceState::Ready { since: *since },
+        State::FallingAsleep { since, bed, ticket, .. } => {
+            InstanceState::FallingAsleep { since: *since, depth: bed.depth, ticket: *ticket }
+        }
+        State::Frozen { rest, since, reason } => frozen(rest.depth(), since, reason),
+        State::Stopping { then: Then::Sleep { since, reason }, .. }
+        | State::Exiting { then: Then::Sleep { since, reason }, .. }
+        | State::Clearing { then: End::Sleep { since, reason } } => frozen(Depth::Cold, since, reason),
         State::Backoff { retry_at, cause } => {
             InstanceState::Backoff { attempt: tries, retry_at: *retry_at, cause: without_log(cause) }
         }
@@ -170,7 +189,13 @@ pub trait Host: Send + Sync + 'static {
     /// Applies the limits of the record's spec.
     fn limit(&self, record: &Record) -> impl Future<Output = ()> + Send;
 
-    /// Asks the main process to end.
+    /// Makes everything of the app stand still. `Err` says why it does not.
+    fn freeze(&self, record: &Record) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Lets everything of the app go on. `Err` says why it does not.
+    fn thaw(&self, record: &Record) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Asks the main process to end; one that stands still goes on first.
     fn terminate(&self, record: &Record, running: Running) -> impl Future<Output = ()> + Send;
 
     /// Kills all of the app, and says how its main process ended.

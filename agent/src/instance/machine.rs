@@ -9,8 +9,8 @@ use drowse_api::event::EventKind;
 use drowse_api::instance::{Failure, FailureReason, InstanceSpec, OnBootFailure};
 use jiff::Timestamp;
 
-use super::budget;
-use super::state::{Effect, End, Event, Exit, Lack, LaunchFailure, Life, Running, State, Then, Verdict};
+use super::state::{Effect, End, Event, Exit, Lack, LaunchFailure, Life, Rest, Running, State, Then, Verdict};
+use super::{budget, sleep};
 
 /// How long the app may take to end by itself when a newer spec replaces what runs.
 const REPLACE_GRACE: Duration = Duration::from_secs(30);
@@ -19,7 +19,14 @@ impl Life {
     /// A new instance, and what to do first.
     #[must_use]
     pub fn new(spec: InstanceSpec) -> (Self, Vec<Effect>) {
-        let life = Self { spec, tries: 0, proven: false, state: State::Launching { then: Then::Proceed } };
+        let life = Self {
+            spec,
+            tries: 0,
+            proven: false,
+            state: State::Launching { then: Then::Proceed },
+            woken: None,
+            start_took: None,
+        };
         (life, vec![Effect::Launch])
     }
 
@@ -27,7 +34,9 @@ impl Life {
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
         match &self.state {
-            State::Booting { deadline, .. } | State::Stopping { deadline, .. } => Some(*deadline),
+            State::Booting { deadline, .. }
+            | State::FallingAsleep { deadline, .. }
+            | State::Stopping { deadline, .. } => Some(*deadline),
             State::Backoff { retry_at, .. } => Some(*retry_at),
             State::Ready { since, .. } if self.tries > 0 => Some(*since + budget::GOOD_TIME),
             _ => None,
@@ -52,6 +61,8 @@ impl Life {
         match &self.state {
             State::Booting { running, .. }
             | State::Ready { running, .. }
+            | State::FallingAsleep { running, .. }
+            | State::Frozen { rest: Rest::Paused { running }, .. }
             | State::Exiting { running, .. }
             | State::Stopping { running, .. } => Some(*running),
             _ => None,
@@ -70,12 +81,18 @@ impl Life {
             Event::Put(spec) => self.put(state, spec, now, &mut effects),
             Event::Stop { epoch, grace, reason } => {
                 self.spec.epoch = epoch;
+                self.woken = None;
                 stop(state, grace, reason, now, &mut effects)
             }
             Event::Delete(epoch) => {
                 self.spec.epoch = epoch;
                 delete(state, &mut effects)
             }
+            Event::Sleep { bed, ticket } => sleep::asked(state, bed, ticket, now, &mut effects),
+            Event::Quiet { ticket } => sleep::quiet(state, ticket, now, &mut effects),
+            Event::Demand(cause) => self.demanded(state, cause, now, &mut effects),
+            Event::FreezeFailed(why) => sleep::not_frozen(state, &why, now, &mut effects),
+            Event::ThawFailed(why) => sleep::not_thawed(state, why, &mut effects),
             Event::Launched(running) => self.launched(state, running, now, &mut effects),
             Event::LaunchFailed(failure) => self.launch_failed(state, failure, now, jitter, &mut effects),
             Event::Accepted => match state {
@@ -87,12 +104,16 @@ impl Life {
                         None => "its port accepted".to_owned(),
                     };
                     effects.push(Effect::Tell(EventKind::Instance, format!("ready: {what} after {took} ms")));
+                    self.awake(since, now, &mut effects);
                     State::Ready { running, since: now }
                 }
                 other => other,
             },
             Event::Gone => match state {
-                State::Booting { running, .. } | State::Ready { running, .. } => {
+                State::Booting { running, .. }
+                | State::Ready { running, .. }
+                | State::FallingAsleep { running, .. }
+                | State::Frozen { rest: Rest::Paused { running }, .. } => {
                     effects.push(Effect::Collect);
                     State::Exiting { running, verdict: None, then: Then::Proceed }
                 }
@@ -108,6 +129,9 @@ impl Life {
                 State::Clearing { then: End::Stopped(reason) } => State::Stopped { reason },
                 State::Clearing { then: End::Failed(failure) } => State::Failed { failure },
                 State::Clearing { then: End::Start } => launch(&mut effects),
+                State::Clearing { then: End::Sleep { since, reason } } => {
+                    State::Frozen { rest: Rest::Cold, since, reason }
+                }
                 State::Clearing { then: End::Remove } => remove(&mut effects),
                 other => other,
             },
@@ -120,18 +144,36 @@ impl Life {
         self.spec = spec;
         self.tries = 0;
         self.proven &= same_app;
+        self.woken = self.woken.take().filter(|_| same_app);
         match state {
+            // What sleeps serves as it is: it runs by the new spec when it is woken.
+            State::Frozen { rest: Rest::Cold, .. }
+            | State::Stopping { then: Then::Sleep { .. }, .. }
+            | State::Exiting { then: Then::Sleep { .. }, .. }
+            | State::Clearing { then: End::Sleep { .. } }
+                if same_app =>
+            {
+                state
+            }
             State::Stopped { .. } | State::Failed { .. } | State::Backoff { .. } if same_app => launch(effects),
             // The old layers must leave the sandbox before the new ones can enter.
-            State::Stopped { .. } | State::Failed { .. } | State::Backoff { .. } => clear(End::Start, effects),
+            State::Frozen { rest: Rest::Cold, .. }
+            | State::Stopped { .. }
+            | State::Failed { .. }
+            | State::Backoff { .. } => clear(End::Start, effects),
             State::Launching { then: Then::Proceed } if same_app => State::Launching { then: Then::Proceed },
             // What is being launched may be of an older spec than the one before this.
             State::Launching { .. } => State::Launching { then: Then::Start },
-            State::Booting { .. } | State::Ready { .. } if same_app => {
+            State::Booting { .. } | State::Ready { .. } | State::FallingAsleep { .. } | State::Frozen { .. }
+                if same_app =>
+            {
                 effects.push(Effect::Limit);
                 state
             }
-            State::Booting { running, .. } | State::Ready { running, .. } => {
+            State::Booting { running, .. }
+            | State::Ready { running, .. }
+            | State::FallingAsleep { running, .. }
+            | State::Frozen { rest: Rest::Paused { running }, .. } => {
                 end(running, REPLACE_GRACE, Then::Start, now, effects)
             }
             State::Stopping { running, deadline, .. } => State::Stopping { running, deadline, then: Then::Start },
@@ -197,6 +239,7 @@ impl Life {
 
     /// It is down without having been told to be: the first boot of a deploy fails, all else is tried again.
     fn fallen(&mut self, failure: Failure, now: Timestamp, jitter: f64, effects: &mut Vec<Effect>) -> State {
+        self.woken = None;
         if !self.proven && self.spec.on_boot_failure == OnBootFailure::Fail {
             effects.push(Effect::Tell(EventKind::Instance, format!("did not become ready: {}", failure.detail)));
             return clear(End::Failed(failure), effects);
@@ -245,6 +288,7 @@ impl Life {
                 state
             }
             State::Backoff { .. } => launch(effects),
+            State::FallingAsleep { running, since, .. } => sleep::not_let_go(running, since, effects),
             State::Stopping { running, then, .. } => {
                 effects.push(Effect::Collect);
                 State::Exiting { running, verdict: None, then }
@@ -264,7 +308,7 @@ fn runs_the_same(a: &InstanceSpec, b: &InstanceSpec) -> bool {
         == (&b.deployment, b.workload, &b.image, &b.env, &b.secrets, &b.user)
 }
 
-fn launch(effects: &mut Vec<Effect>) -> State {
+pub(super) fn launch(effects: &mut Vec<Effect>) -> State {
     effects.push(Effect::Launch);
     State::Launching { then: Then::Proceed }
 }
@@ -284,11 +328,12 @@ fn after(then: Then, effects: &mut Vec<Effect>) -> State {
     match then {
         Then::Stop(reason) => clear(End::Stopped(reason), effects),
         Then::Start | Then::Proceed => clear(End::Start, effects),
+        Then::Sleep { since, reason } => clear(End::Sleep { since, reason }, effects),
         Then::Remove => remove(effects),
     }
 }
 
-fn end(running: Running, grace: Duration, then: Then, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+pub(super) fn end(running: Running, grace: Duration, then: Then, now: Timestamp, effects: &mut Vec<Effect>) -> State {
     match running {
         Running::Process(_) => {
             effects.push(Effect::Terminate);
@@ -303,18 +348,21 @@ fn end(running: Running, grace: Duration, then: Then, now: Timestamp, effects: &
 
 fn stop(state: State, grace: Duration, reason: String, now: Timestamp, effects: &mut Vec<Effect>) -> State {
     match state {
-        State::Booting { running, .. } | State::Ready { running, .. } => {
+        State::Booting { running, .. }
+        | State::Ready { running, .. }
+        | State::FallingAsleep { running, .. }
+        | State::Frozen { rest: Rest::Paused { running }, .. } => {
             effects.push(Effect::Tell(EventKind::Instance, format!("stopping: {reason}")));
             end(running, grace, Then::Stop(reason), now, effects)
         }
-        State::Backoff { .. } => clear(End::Stopped(reason), effects),
+        State::Backoff { .. } | State::Frozen { rest: Rest::Cold, .. } => clear(End::Stopped(reason), effects),
         State::Launching { .. } => State::Launching { then: Then::Stop(reason) },
         State::Exiting { running, verdict, .. } => State::Exiting { running, verdict, then: Then::Stop(reason) },
         // A stop that is asked for again may shorten what is left, never lengthen it.
         State::Stopping { running, deadline, .. } => {
             State::Stopping { running, deadline: deadline.min(now + grace), then: Then::Stop(reason) }
         }
-        State::Clearing { then: End::Start } => State::Clearing { then: End::Stopped(reason) },
+        State::Clearing { then: End::Start | End::Sleep { .. } } => State::Clearing { then: End::Stopped(reason) },
         over @ (State::Clearing { .. } | State::Stopped { .. } | State::Failed { .. } | State::Removing) => over,
     }
 }

@@ -3,16 +3,20 @@
 pub mod actor;
 mod boot;
 pub mod budget;
+pub mod followers;
 pub mod host;
 pub mod machine;
 pub mod record;
 pub mod registry;
+mod sleep;
 pub mod state;
 
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod lives;
+#[cfg(test)]
+mod naps;
 #[cfg(test)]
 mod properties;
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use drowse_api::Epoch;
 use drowse_api::instance::{OnBootFailure, ProcessIdentity};
+use drowse_api::sleep::Depth;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::budget;
 use super::fake::spec;
-use super::state::{App, Effect, Event, Exit, LaunchFailure, Life, Running, State};
+use super::state::{App, Bed, Effect, Event, Exit, LaunchFailure, Life, Running, State};
 
 /// What may happen; results of work come only while that work is under way.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,9 @@ enum Step {
     Accept,
     Gone,
     Wait { seconds: u32 },
+    Sleep { depth: Depth },
+    Quiet,
+    Demand,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,6 +38,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Accept),
         3 => Just(Step::Gone),
         4 => (0_u32..700).prop_map(|seconds| Step::Wait { seconds }),
+        3 => prop_oneof![Just(Depth::Paused), Just(Depth::Cold)].prop_map(|depth| Step::Sleep { depth }),
+        3 => Just(Step::Quiet),
+        2 => Just(Step::Demand),
     ]
 }
 
@@ -47,19 +54,37 @@ struct Run {
     image: u8,
     /// The image of the newest launch.
     launching: Option<drowse_api::Digest>,
+    /// Whether the app stands still.
+    is_frozen: bool,
+    ticket: u64,
 }
 
 impl Run {
     fn new(on_boot_failure: OnBootFailure) -> Self {
         let (life, effects) = Life::new(spec(1, on_boot_failure));
         let now = Timestamp::UNIX_EPOCH;
-        let mut run = Self { life, work: None, now, launched: 0, epoch: 1, image: 7, launching: None };
+        let mut run = Self {
+            life,
+            work: None,
+            now,
+            launched: 0,
+            epoch: 1,
+            image: 7,
+            launching: None,
+            is_frozen: false,
+            ticket: 0,
+        };
         run.take(effects);
         run
     }
 
     fn take(&mut self, effects: Vec<Effect>) {
         for effect in effects {
+            match effect {
+                Effect::Freeze => self.is_frozen = true,
+                Effect::Thaw | Effect::Terminate | Effect::Launch => self.is_frozen = false,
+                _ => {}
+            }
             if matches!(effect, Effect::Launch | Effect::Collect | Effect::Clear | Effect::Remove) {
                 assert_eq!(self.work, None, "two pieces of work at once in {:?}", self.life.state);
                 if effect == Effect::Launch {
@@ -82,6 +107,8 @@ impl Run {
             State::Launching { .. } | State::Exiting { .. } | State::Clearing { .. } | State::Removing
         );
         assert_eq!(needs_work, self.work.is_some(), "{:?} with {:?}", self.life.state, self.work);
+        let runs_on = self.life.running().is_some() && !matches!(self.life.state, State::Exiting { .. });
+        assert!(!runs_on || self.life.is_paused() == self.is_frozen, "{:?}: still {}", self.life.state, self.is_frozen);
     }
 
     fn finish_work(&mut self, well: bool) {
@@ -121,6 +148,13 @@ impl Run {
             }
             Step::Delete => self.happen(Event::Delete(Epoch(self.epoch))),
             Step::Work { well } => self.finish_work(well),
+            Step::Sleep { depth } => {
+                self.ticket += 1;
+                let bed = Bed { depth, grace: Duration::from_secs(30), reason: "idle".to_owned() };
+                self.happen(Event::Sleep { bed, ticket: self.ticket });
+            }
+            Step::Quiet => self.happen(Event::Quiet { ticket: self.ticket }),
+            Step::Demand => self.happen(Event::Demand("a visitor".to_owned())),
             Step::Accept => self.happen(Event::Accepted),
             Step::Gone => self.happen(Event::Gone),
             Step::Wait { seconds } => {
@@ -168,6 +202,21 @@ proptest! {
             matches!(run.life.state, State::Stopped { .. } | State::Failed { .. } | State::Removing),
             "{:?}", run.life.state
         );
+    }
+
+    #[test]
+    fn what_is_needed_is_awake_in_the_end(policy in policy(), steps in prop::collection::vec(step(), 0..60)) {
+        let mut run = Run::new(policy);
+        for step in steps {
+            run.step(step);
+        }
+        let was_over = matches!(run.life.state, State::Stopped { .. } | State::Failed { .. });
+        run.step(Step::Demand);
+        prop_assert!(!run.life.is_paused());
+        run.settle();
+        let sleeps = matches!(run.life.state, State::Frozen { .. } | State::FallingAsleep { .. });
+        prop_assert!(!sleeps, "{:?}", run.life.state);
+        prop_assert!(!was_over || run.life.running().is_none(), "what was stopped is woken by nobody");
     }
 
     #[test]

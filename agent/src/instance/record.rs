@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::host::Record;
-use super::state::{End, Running, State, Then};
+use super::state::{End, Rest, Running, State, Then};
 use crate::durable::{self, DurableError};
 
 /// The first word of a record's file.
@@ -72,15 +72,21 @@ fn what(record: &Record) -> String {
 fn ended(state: State) -> State {
     let reason = || KEY_IS_GONE.to_owned();
     let instead = |then: Then| match then {
-        Then::Proceed | Then::Start => Then::Stop(reason()),
+        Then::Proceed | Then::Start | Then::Sleep { .. } => Then::Stop(reason()),
         Then::Stop(_) | Then::Remove => then,
     };
     match state {
         State::Launching { then: Then::Remove } => State::Clearing { then: End::Remove },
-        State::Launching { .. } | State::Backoff { .. } | State::Clearing { then: End::Start } => {
+        State::Launching { .. }
+        | State::Backoff { .. }
+        | State::Frozen { rest: Rest::Cold, .. }
+        | State::Clearing { then: End::Start | End::Sleep { .. } } => {
             State::Clearing { then: End::Stopped(reason()) }
         }
-        State::Booting { running, .. } | State::Ready { running, .. } => {
+        State::Booting { running, .. }
+        | State::Ready { running, .. }
+        | State::FallingAsleep { running, .. }
+        | State::Frozen { rest: Rest::Paused { running }, .. } => {
             State::Stopping { running, deadline: Timestamp::now(), then: Then::Stop(reason()) }
         }
         State::Exiting { running, verdict, then } => State::Exiting { running, verdict, then: instead(then) },
@@ -143,14 +149,24 @@ pub fn unpublished(mut record: Record) -> Record {
     record
 }
 
-/// What is left of an instance after the host was rebooted: nothing runs, what it wrote is kept.
+/// A paused instance whose processes go on after all: the earlier agent died between the two.
+#[must_use]
+pub fn awake(mut record: Record, now: Timestamp) -> Record {
+    record.life.goes_on(now);
+    record
+}
+
+/// What is left of an instance after the host was rebooted: nothing runs, what it wrote is kept. What
+/// slept without running anything sleeps on.
 #[must_use]
 pub fn rebooted(mut record: Record, boot_id: &str) -> Record {
     record.boot_id = boot_id.to_owned();
+    record.life.woken = None;
+    let asleep = record.life.stays_cold();
     record.life.state = match record.life.state {
         over @ (State::Stopped { .. } | State::Failed { .. }) => over,
         State::Removing => State::Removing,
-        _ => State::Stopped { reason: "the host was rebooted".to_owned() },
+        _ => asleep.unwrap_or_else(|| State::Stopped { reason: "the host was rebooted".to_owned() }),
     };
     record
 }

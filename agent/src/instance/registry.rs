@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use drowse_api::agent::{EndpointsPicture, InstancesPicture, StopRequest};
-use drowse_api::instance::{InstanceSpec, InstanceStatus, Workload};
+use drowse_api::instance::{InstanceSpec, InstanceState, InstanceStatus, Workload};
+use drowse_api::sleep::{Demand, SleepRequest, Sleeper};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::actor::{Actor, Board, Command, resume};
+use super::followers::Followers;
 use super::host::{Host, Record};
 use super::state::{Effect, Life};
 use crate::addresses::Addresses;
@@ -23,6 +25,7 @@ pub struct Instances<H> {
     events: Arc<EventLog>,
     addresses: Arc<Addresses>,
     boot_id: String,
+    followers: Arc<Followers>,
     board: Board,
     tasks: Arc<Tasks>,
     server: Option<Server>,
@@ -39,16 +42,18 @@ struct Server {
 
 impl<H: Host> Instances<H> {
     /// No instances yet. `server`: the file server's spec, to be started with the first site.
+    /// `followers`: who is asked to let go of an instance before it sleeps.
     #[must_use]
     pub fn new(
         host: Arc<H>,
         events: Arc<EventLog>,
         addresses: Arc<Addresses>,
         boot_id: String,
+        followers: Arc<Followers>,
         server: Option<InstanceSpec>,
     ) -> Self {
         let server = server.map(|spec| Server { spec, board: Board::default() });
-        Self { host, events, addresses, boot_id, board: Board::default(), tasks: Arc::default(), server }
+        Self { host, events, addresses, boot_id, followers, board: Board::default(), tasks: Arc::default(), server }
     }
 
     /// Takes over what an earlier agent left. To be called once, before any command.
@@ -114,6 +119,30 @@ impl<H: Host> Instances<H> {
     pub async fn stop(&self, id: &InstanceId, request: StopRequest) -> Result<InstanceStatus, Problem> {
         let task = self.task(id).ok_or_else(|| not_found(id))?;
         self.ask(&task, id, |answer| Command::Stop(request, answer)).await
+    }
+
+    /// Puts it to sleep, and answers when it sleeps.
+    ///
+    /// # Errors
+    /// `not-found`, `stale-epoch`, `disk-full`; `conflict` if it stays awake.
+    pub async fn sleep(&self, id: &InstanceId, request: SleepRequest) -> Result<InstanceStatus, Problem> {
+        let task = self.task(id).ok_or_else(|| not_found(id))?;
+        self.ask(&task, id, |answer| Command::Sleep(request, answer)).await
+    }
+
+    /// Wakes it, or keeps it awake. Answers when it is on its way.
+    ///
+    /// # Errors
+    /// `not-found`, `disk-full`.
+    pub async fn demand(&self, id: &InstanceId, demand: Demand) -> Result<InstanceStatus, Problem> {
+        let task = self.task(id).ok_or_else(|| not_found(id))?;
+        self.ask(&task, id, |answer| Command::Demand(demand, answer)).await
+    }
+
+    /// Who follows the addresses.
+    #[must_use]
+    pub fn followers(&self) -> &Arc<Followers> {
+        &self.followers
     }
 
     /// Removes it. One that is not there is removed already.
@@ -184,7 +213,9 @@ impl<H: Host> Instances<H> {
         }
         // Weak: a task ends when nobody can command it any more.
         let tasks = Arc::downgrade(&self.tasks);
-        let actor = Actor::new(Arc::clone(&self.host), Arc::clone(&self.events), board, received, record, is_new);
+        let (host, events, followers) = (&self.host, &self.events, &self.followers);
+        let (host, events, followers) = (Arc::clone(host), Arc::clone(events), Arc::clone(followers));
+        let actor = Actor::new(host, events, followers, board, received, record, is_new);
         tokio::spawn(async move {
             if actor.run(first).await.is_over() {
                 addresses.free(address);
@@ -224,11 +255,32 @@ fn forget(tasks: &Weak<Tasks>, id: &InstanceId) {
     }
 }
 
-/// The instances that are ready, with their addresses.
+/// The instances that visitors can be sent to, or that can be woken for them, with their addresses.
 #[must_use]
 pub fn endpoints(board: &BTreeMap<InstanceId, InstanceStatus>) -> EndpointsPicture {
-    let ready = board.values().filter(|status| status.state.is_ready());
-    EndpointsPicture { ready: ready.filter_map(|status| Some((status.id.clone(), status.address?))).collect() }
+    let mut picture = EndpointsPicture::default();
+    for InstanceStatus { id, address, state, .. } in board.values() {
+        let Some(address) = *address else { continue };
+        match *state {
+            InstanceState::Ready { .. } => {
+                picture.ready.insert(id.clone(), address);
+            }
+            InstanceState::FallingAsleep { ticket, .. } => {
+                picture.ready.insert(id.clone(), address);
+                picture.closing.insert(id.clone(), ticket);
+            }
+            InstanceState::Frozen { depth, since, takes, .. } => {
+                let sleeper = Sleeper { address, depth, since, is_waking: false, takes };
+                picture.asleep.insert(id.clone(), sleeper);
+            }
+            InstanceState::Waking { depth, slept_since: since, takes, .. } => {
+                let sleeper = Sleeper { address, depth, since, is_waking: true, takes };
+                picture.asleep.insert(id.clone(), sleeper);
+            }
+            _ => {}
+        }
+    }
+    picture
 }
 
 /// How an unknown instance is answered.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use drowse_api::Epoch;
 use drowse_api::event::EventKind;
 use drowse_api::instance::{Failure, FailureReason, InstanceSpec, ProcessIdentity};
+use drowse_api::sleep::Depth;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,12 @@ pub struct Life {
     pub proven: bool,
     /// What it is doing.
     pub state: State,
+    /// What it was woken by, until it is ready: while nothing of it ran.
+    #[serde(default)]
+    pub woken: Option<Woken>,
+    /// How long it took from being started to being ready the last time, in milliseconds.
+    #[serde(default)]
+    pub start_took: Option<u32>,
 }
 
 /// What an instance is doing. Every state with work in progress says what follows it.
@@ -88,6 +95,28 @@ pub enum State {
         running: Running,
         /// Since when.
         since: Timestamp,
+    },
+    /// It serves and is to sleep; the routers are asked to let go of it until `deadline`.
+    FallingAsleep {
+        /// What runs.
+        running: Running,
+        /// Since when it was ready.
+        since: Timestamp,
+        /// How it is to sleep.
+        bed: Bed,
+        /// The number of this attempt: routers answer by it.
+        ticket: u64,
+        /// When it is called off.
+        deadline: Timestamp,
+    },
+    /// It sleeps. No router sends it anything before it was told that it is ready.
+    Frozen {
+        /// What is left of it meanwhile.
+        rest: Rest,
+        /// Since when.
+        since: Timestamp,
+        /// Why, as the rest of a sentence.
+        reason: String,
     },
     /// Its main process ended or is being killed; the rest of it is cleared away.
     Exiting {
@@ -133,6 +162,53 @@ pub enum State {
     Removing,
 }
 
+/// How an instance is to sleep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bed {
+    /// How deeply.
+    pub depth: Depth,
+    /// How long the app may take to end, where it has to.
+    pub grace: Duration,
+    /// Why, as the rest of a sentence.
+    pub reason: String,
+}
+
+/// What is left of an instance that sleeps. Each depth has its own: what is between these two (pages
+/// on a disk, processes in files) is one more variant with what it needs to come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "rest", rename_all = "kebab-case")]
+pub enum Rest {
+    /// Its processes stand still.
+    Paused {
+        /// These.
+        running: Running,
+    },
+    /// Nothing runs; its files are kept.
+    Cold,
+}
+
+impl Rest {
+    /// How deep that is.
+    #[must_use]
+    pub fn depth(&self) -> Depth {
+        match self {
+            Self::Paused { .. } => Depth::Paused,
+            Self::Cold => Depth::Cold,
+        }
+    }
+}
+
+/// A wake that takes a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Woken {
+    /// Since when it slept.
+    pub slept_since: Timestamp,
+    /// When it was woken.
+    pub at: Timestamp,
+    /// By what, as the rest of a sentence.
+    pub cause: String,
+}
+
 /// What follows work in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -143,6 +219,13 @@ pub enum Then {
     Stop(String),
     /// It starts anew by the spec as it is by then.
     Start,
+    /// It sleeps, and nothing of it runs.
+    Sleep {
+        /// Since when it counts as asleep.
+        since: Timestamp,
+        /// Why.
+        reason: String,
+    },
     /// It is removed.
     Remove,
 }
@@ -157,6 +240,13 @@ pub enum End {
     Failed(Failure),
     /// It starts anew.
     Start,
+    /// It sleeps.
+    Sleep {
+        /// Since when it counts as asleep.
+        since: Timestamp,
+        /// Why.
+        reason: String,
+    },
     /// It is removed.
     Remove,
 }
@@ -203,6 +293,24 @@ pub enum Event {
     },
     /// It is to be removed.
     Delete(Epoch),
+    /// It is to sleep.
+    Sleep {
+        /// How.
+        bed: Bed,
+        /// The number of this attempt.
+        ticket: u64,
+    },
+    /// Every router has let go of it.
+    Quiet {
+        /// The attempt that they were asked in.
+        ticket: u64,
+    },
+    /// Somebody needs it, as the rest of a sentence.
+    Demand(String),
+    /// It could not be made to stand still.
+    FreezeFailed(String),
+    /// It could not be made to go on.
+    ThawFailed(String),
     /// The launch ended well.
     Launched(Running),
     /// The launch failed.
@@ -231,7 +339,11 @@ pub enum Effect {
     Probe,
     /// Apply the limits of the spec to what runs.
     Limit,
-    /// SIGTERM to the main process.
+    /// Make everything of the app stand still; answer `FreezeFailed` if it does not.
+    Freeze,
+    /// Let everything of the app go on; answer `ThawFailed` if it does not.
+    Thaw,
+    /// SIGTERM to the main process, which goes on if it stood still.
     Terminate,
     /// Kill what is there of the app and find out how it ended; answer `Collected`.
     Collect,

@@ -297,6 +297,15 @@ impl Network {
         elements::remove(&self.config.table, |element| element.link == plan.name)
     }
 
+    /// Bytes that passed the link of `owner`, in both directions, since it was made. Absent if there is
+    /// no such link.
+    #[must_use]
+    pub fn traffic(&self, owner: &Owner) -> Option<u64> {
+        let folder = format!("/sys/class/net/{}/statistics", self.plan(owner).name);
+        let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok()?.trim().parse::<u64>().ok();
+        Some(read("rx_bytes")? + read("tx_bytes")?)
+    }
+
     /// Every link of ours on the host.
     ///
     /// # Errors

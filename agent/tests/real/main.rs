@@ -8,6 +8,7 @@ mod crashes;
 mod endure;
 mod hostile;
 mod ready;
+mod sleep;
 mod support;
 
 use drowse_api::ErrorCode;

@@ -75,6 +75,7 @@ fn kind(kind: EventKind) -> &'static str {
         EventKind::Traffic => "traffic",
         EventKind::Instance => "instance",
         EventKind::Restart => "restart",
+        EventKind::Sleep => "sleep",
         EventKind::Node => "node",
     }
 }

@@ -1,6 +1,7 @@
 //! `drowse ls`: your apps.
 
 use drowse_api::client::Client;
+use drowse_api::deployment::DeploymentState;
 use drowse_api::platform::AppView;
 
 use crate::failure::Failure;
@@ -23,9 +24,11 @@ pub async fn run(client: &Client, terminal: &Terminal) -> Result<(), Failure> {
 
 fn row(app: &AppView, terminal: &Terminal) -> Vec<String> {
     let newest = app.live.as_ref().or(app.pending.as_ref());
+    let asleep = app.live.as_ref().filter(|live| live.state.state == DeploymentState::Frozen);
+    let since = asleep.map(|live| format!(" since {}", show::moment(live.state.since, terminal)));
     vec![
         app.name.to_string(),
-        show::colored(&show::app_state(app)),
+        show::colored(&(show::app_state(app) + &since.unwrap_or_default())),
         newest.map_or("-", |deployment| deployment.app_type.as_str()).to_owned(),
         newest.map_or_else(|| "-".to_owned(), |deployment| show::moment(deployment.created, terminal)),
         app.url.clone(),

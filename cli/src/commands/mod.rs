@@ -15,6 +15,7 @@ mod registry;
 mod releases;
 mod rm;
 mod secret;
+mod sleep;
 mod token;
 
 use crate::args::{Args, Command};
@@ -51,6 +52,12 @@ pub async fn run(args: Args, terminal: &Terminal) -> Result<(), Failure> {
         Command::Releases(app) => releases::list(app, client, terminal).await,
         Command::Rollback(rollback) => releases::rollback(rollback, client, terminal).await,
         Command::Promote(promote) => releases::promote(promote, client, terminal).await,
+        Command::Sleep(sleep) => sleep::sleep(sleep, client, terminal).await,
+        Command::Wake(app) => sleep::wake(app, client, terminal).await,
+        Command::Pin(app) => sleep::pin(app, true, client, terminal).await,
+        Command::Unpin(app) => sleep::pin(app, false, client, terminal).await,
+        Command::Idle(idle) => sleep::idle(idle, client, terminal).await,
+        Command::Explain(app) => sleep::explain(app, client, terminal).await,
         Command::Rm(remove) => rm::run(remove, client, terminal).await,
         Command::Env(env) => env::run(env, client, terminal).await,
         Command::Secret(secret) => secret::run(secret, client, terminal).await,

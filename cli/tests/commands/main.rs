@@ -4,6 +4,7 @@ mod deploy;
 mod fake;
 mod manage;
 mod reach;
+mod sleep;
 
 use serde_json::{Value, json};
 

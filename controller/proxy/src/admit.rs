@@ -1,39 +1,70 @@
 //! Finding an instance for a request and going in: at once in the common case, else after waiting
-//! for one that is being started, replaced, or busy.
+//! for one that sleeps, is being started or replaced, or is busy.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use drowse_api::sleep::{Depth, Wake};
 use http::StatusCode;
 use tokio::time::timeout_at;
 
+use crate::asker::{Asker, Asking};
 use crate::connection::Visitor;
 use crate::fault::Fault;
 use crate::host::HostKey;
 use crate::instance::{Instance, Ticket};
+use crate::instead::{self, Instead};
+use crate::page::Shown;
 use crate::picture::{App, Pick, Target};
+use crate::waker::Order;
 
 /// A request inside an instance's gate.
 pub(crate) struct Admitted {
     pub(crate) ticket: Ticket,
     /// Absent for the controller's API.
     pub(crate) app: Option<Arc<App>>,
+    /// It waited for the instance to wake from this.
+    pub(crate) slept: Option<Depth>,
 }
 
 /// What to wait for.
 enum Obstacle {
     /// A request leaving this instance.
     Busy(Arc<Instance>),
+    /// This instance to wake.
+    Asleep { app: Arc<App>, instance: Arc<Instance> },
     /// Any change, or this moment.
     Unserved { app: Arc<App>, again: Option<Instant> },
 }
 
+/// For how long a request may wait for an app that sleeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Hold {
+    /// By who asks: a person may get the Wake Up page instead, who only looks by wakes nothing.
+    ByAsker,
+    /// So long, whoever asks.
+    Until(Duration),
+}
+
+/// The code of the error that a request gets that waited in vain for an app to wake.
+pub(crate) const WAKING: &str = "waking";
+
 /// Admits a request for `host`.
-pub(crate) async fn admit(visitor: &Visitor, host: &HostKey) -> Result<Admitted, Fault> {
+pub(crate) async fn admit(visitor: &Visitor, host: &HostKey, asking: Asking<'_>) -> Result<Admitted, Instead> {
+    admit_by(visitor, host, asking, Hold::ByAsker).await
+}
+
+/// As [`admit`], with another time to wait.
+pub(crate) async fn admit_by(
+    visitor: &Visitor,
+    host: &HostKey,
+    asking: Asking<'_>,
+    hold: Hold,
+) -> Result<Admitted, Instead> {
     match look(visitor, host)? {
         Ok(admitted) => Ok(admitted),
         // Boxed, since this is rare and every request's future would be as large as it.
-        Err(_) => Box::pin(wait(visitor, host)).await,
+        Err(_) => Box::pin(wait(visitor, host, asking, hold)).await,
     }
 }
 
@@ -51,24 +82,53 @@ fn look(visitor: &Visitor, host: &HostKey) -> Result<Result<Admitted, Obstacle>,
             None => return Err(Fault::new(StatusCode::NOT_FOUND, "unknown-host", "No app answers at this address.")),
         };
         return Ok(match app.pick(Instant::now(), visitor.turn(), shared.limits.in_flight as u64) {
-            Pick::Chosen(ticket) => Ok(Admitted { ticket, app: Some(Arc::clone(app)) }),
+            Pick::Chosen(ticket) => Ok(Admitted { ticket, app: Some(Arc::clone(app)), slept: None }),
             // A gate is closed only after the picture without it was published: the next look sees it.
             Pick::Stale => continue,
             Pick::Busy(instance) => Err(Obstacle::Busy(instance)),
+            Pick::Asleep(instance) => Err(Obstacle::Asleep { app: Arc::clone(app), instance }),
             Pick::Quarantined(again) => Err(Obstacle::Unserved { app: Arc::clone(app), again: Some(again) }),
             Pick::Nobody => Err(Obstacle::Unserved { app: Arc::clone(app), again: None }),
         });
     }
 }
 
-async fn wait(visitor: &Visitor, host: &HostKey) -> Result<Admitted, Fault> {
+async fn wait(visitor: &Visitor, host: &HostKey, asking: Asking<'_>, hold: Hold) -> Result<Admitted, Instead> {
     let limits = &visitor.shared.limits;
     let arrived = Instant::now();
     let mut changes = visitor.shared.changed.subscribe();
+    let mut slept = None;
     loop {
         changes.borrow_and_update();
         match look(visitor, host)? {
-            Ok(admitted) => return Ok(admitted),
+            Ok(admitted) => return Ok(Admitted { slept, ..admitted }),
+            Err(Obstacle::Asleep { app, instance }) => {
+                let depth = instance.nap.depth();
+                slept = slept.max(Some(depth));
+                let until = arrived + patience(visitor, &app, &instance, depth, asking, hold)?;
+                let over = instance.nap.over();
+                let mut over = std::pin::pin!(over);
+                over.as_mut().enable();
+                let _waits = instance.nap.wait();
+                if !instance.gate.is_shut() {
+                    continue;
+                }
+                if until <= Instant::now() {
+                    return Err(not_awake(visitor, &app, &instance, depth, asking, hold));
+                }
+                let _place = app
+                    .hold(limits.waking)
+                    .ok_or_else(|| Fault::unavailable("queue-full", "Too many requests wait for the app to wake."))?;
+                if instance.nap.begin_demand() {
+                    let _ = visitor.shared.orders.send(Order::Wake(Arc::clone(&instance), asking.cause()));
+                }
+                // Awake, another picture, or the time: look again.
+                tokio::select! {
+                    () = over => {}
+                    _ = changes.changed() => {}
+                    () = tokio::time::sleep_until(until.into()) => {}
+                }
+            }
             Err(Obstacle::Busy(instance)) => {
                 let place = instance.queue(limits.queued).ok_or_else(|| {
                     Fault::unavailable("queue-full", "The app has more requests than it can take now.")
@@ -90,7 +150,7 @@ async fn wait(visitor: &Visitor, host: &HostKey) -> Result<Admitted, Fault> {
                     None => Fault::unavailable("no-instance", "No instance of the app is ready."),
                 };
                 if until <= now {
-                    return Err(unserved());
+                    return Err(unserved().into());
                 }
                 let _place = app.hold(limits.queued).ok_or_else(|| {
                     Fault::unavailable("queue-full", "Too many requests wait for the app to be ready.")
@@ -101,6 +161,66 @@ async fn wait(visitor: &Visitor, host: &HostKey) -> Result<Admitted, Fault> {
             }
         }
     }
+}
+
+/// For how long this request may wait for a sleeping app, or what it gets at once.
+fn patience(
+    visitor: &Visitor,
+    app: &App,
+    instance: &Arc<Instance>,
+    depth: Depth,
+    asking: Asking<'_>,
+    hold: Hold,
+) -> Result<Duration, Instead> {
+    let limits = &visitor.shared.limits;
+    // Nobody notices this.
+    if depth.wakes_unnoticed() {
+        return Ok(limits.wake());
+    }
+    let patience = match (hold, asking.who()) {
+        (Hold::Until(time), _) => time,
+        (Hold::ByAsker, Asker::Bystander(bystander)) => {
+            tracing::debug!(app = %app.name, by = bystander.as_str(), "not woken");
+            return Err(Instead::own(instead::sleeping(bystander)));
+        }
+        (Hold::ByAsker, Asker::Person) => match app.wake {
+            Wake::Page => return Err(page(visitor, app, instance, asking)),
+            Wake::Auto => limits.auto(),
+        },
+        (Hold::ByAsker, Asker::Program) => limits.wake(),
+    };
+    let woken = &visitor.shared.woken;
+    woken.may(visitor.ip, instance, limits.wakes_per_visitor, Instant::now()).map_err(|seconds| {
+        let detail = "Your address had too many sleeping apps woken in the last minute.";
+        Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-wakes", detail).retry_after(seconds)
+    })?;
+    Ok(patience)
+}
+
+/// The time is over, and it is still on its way.
+fn not_awake(
+    visitor: &Visitor,
+    app: &App,
+    instance: &Arc<Instance>,
+    depth: Depth,
+    asking: Asking<'_>,
+    hold: Hold,
+) -> Instead {
+    if !depth.wakes_unnoticed() && matches!(hold, Hold::ByAsker) && asking.who() == Asker::Person {
+        return page(visitor, app, instance, asking);
+    }
+    let takes = instance.nap.sleeper().and_then(|sleeper| sleeper.takes);
+    let seconds = takes.map_or(5, |takes| takes.div_ceil(1000)).clamp(1, 60);
+    let detail = "The app was asleep and is being woken; it was not ready in time.";
+    Fault::new(StatusCode::SERVICE_UNAVAILABLE, WAKING, detail).retry_after(seconds).into()
+}
+
+fn page(visitor: &Visitor, app: &App, instance: &Instance, asking: Asking<'_>) -> Instead {
+    let sleeper = instance.nap.sleeper();
+    let is_waking = instance.nap.is_waited_for() || sleeper.as_ref().is_some_and(|sleeper| sleeper.is_waking);
+    let to = asking.uri.path_and_query().map_or("/", |path| path.as_str());
+    let shown = Shown { app: app.name.as_str(), to, sleeper: sleeper.as_ref(), is_waking };
+    Instead::own(visitor.shared.page.answer(&shown))
 }
 
 /// The controller's API: without TLS it is for visitors from this machine alone.
@@ -118,10 +238,8 @@ fn controller(visitor: &Visitor) -> Result<Admitted, Fault> {
     }
     let api = &visitor.shared.api;
     match api.enter() {
-        Ok(ticket) => Ok(Admitted { ticket, app: None }),
-        Err(crate::gate::Closed) => {
-            Err(Fault::unavailable("controller-unavailable", "The controller does not answer."))
-        }
+        Ok(ticket) => Ok(Admitted { ticket, app: None, slept: None }),
+        Err(_) => Err(Fault::unavailable("controller-unavailable", "The controller does not answer.")),
     }
 }
 

@@ -29,6 +29,9 @@ pub struct RouterConfig {
     /// Event loops; one per processor if absent.
     #[serde(default)]
     pub workers: Option<usize>,
+    /// A page of the operator's own in place of the Wake Up page.
+    #[serde(default)]
+    pub wake_page: Option<PathBuf>,
     /// What a visitor and an app may use of the router.
     #[serde(default)]
     pub limits: Limits,
@@ -57,6 +60,16 @@ pub struct Limits {
     pub drain_seconds: u64,
     /// How many requests may wait for one instance; more are refused.
     pub queued: usize,
+    /// How long a request waits for an app that is being woken.
+    pub wake_seconds: u64,
+    /// How long a browser waits for an app with `wake = "auto"` before it gets the Wake Up page.
+    pub auto_milliseconds: u64,
+    /// How many requests may wait for one app to wake; more are refused.
+    pub waking: usize,
+    /// How many apps are started out of a deep sleep at once; more wait.
+    pub wakes: usize,
+    /// How many different apps one visitor's address may have woken from a deep sleep in a minute.
+    pub wakes_per_visitor: usize,
     /// How many requests one instance gets at once; more wait.
     pub in_flight: usize,
     /// How many visitors' connections are open at once, over all workers.
@@ -77,6 +90,11 @@ impl Default for Limits {
             websocket_seconds: 10,
             drain_seconds: 30,
             queued: 50,
+            wake_seconds: 30,
+            auto_milliseconds: 150,
+            waking: 500,
+            wakes: 8,
+            wakes_per_visitor: 60,
             in_flight: 1_000,
             connections: 8_000,
             streams: 128,
@@ -107,6 +125,14 @@ impl Limits {
 
     pub(crate) fn websocket(&self) -> Duration {
         Duration::from_secs(self.websocket_seconds)
+    }
+
+    pub(crate) fn wake(&self) -> Duration {
+        Duration::from_secs(self.wake_seconds)
+    }
+
+    pub(crate) fn auto(&self) -> Duration {
+        Duration::from_millis(self.auto_milliseconds)
     }
 
     pub(crate) fn drain(&self) -> Duration {

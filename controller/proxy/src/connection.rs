@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,6 +39,8 @@ pub(crate) struct Visitor {
     pub(crate) worker: usize,
     /// Its address, as instances are told it.
     pub(crate) address: HeaderValue,
+    /// Its address, for counting.
+    pub(crate) ip: IpAddr,
     /// It comes from this machine.
     pub(crate) is_local: bool,
     /// Requests begun so far.
@@ -90,6 +92,7 @@ pub(crate) async fn serve(
         shared,
         worker,
         address: HeaderValue::from_str(&ip.to_string())?,
+        ip,
         is_local: ip.is_loopback(),
         begun: AtomicUsize::new(0),
         busy: AtomicUsize::new(0),

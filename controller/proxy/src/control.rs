@@ -4,21 +4,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drowse_api::agent::EndpointsPicture;
 use drowse_api::client::Client;
 use drowse_api::routing::{RouteTable, RouterStatus};
+use drowse_api::sleep::Quiet;
 use drowse_api::{InstanceId, NodeName, Problem};
 use http::Method;
+use jiff::Timestamp;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::gate::Closing;
 use crate::instance::Instance;
 use crate::memory;
-use crate::picture::Picture;
+use crate::picture::{Picture, address_of};
 use crate::saved::Saved;
 use crate::shared::Shared;
+use crate::waker::Order;
 
 /// How long after the first change a report waits for others.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -47,8 +51,12 @@ pub(crate) struct Control {
     pub(crate) saved_endpoints: Saved,
     pub(crate) table: Option<RouteTable>,
     pub(crate) endpoints: EndpointsPicture,
+    /// When the router began, by both clocks: so the same moment is always told as the same time.
+    pub(crate) began: (Instant, Timestamp),
     /// Instances that are in no picture any more, until their last request has left.
     pub(crate) retired: Vec<Arc<Instance>>,
+    /// Instances that are about to sleep, as long as the agent was not told that they were let go of.
+    pub(crate) letting_go: BTreeMap<InstanceId, LettingGo>,
     pub(crate) emptied: Arc<Notify>,
 }
 
@@ -60,7 +68,10 @@ impl Control {
             Err(error) => tracing::warn!(%error, "starting without the last known table"),
         }
         match self.saved_endpoints.read() {
-            Ok(endpoints) => self.endpoints = endpoints.unwrap_or_default(),
+            // The number is of a stream that is over.
+            Ok(endpoints) => {
+                self.endpoints = EndpointsPicture { follower: None, ..endpoints.unwrap_or_default() };
+            }
             Err(error) => tracing::warn!(%error, "starting without the last known addresses"),
         }
         self.publish();
@@ -75,7 +86,8 @@ impl Control {
             let path = format!("/v1/routes/watch?router={}", self.node);
             follow(self.controller.clone(), path, news.clone(), News::Table, true)
         };
-        let path = "/v1/endpoints/watch".to_owned();
+        // By its name: the agent waits for whoever follows before anything sleeps.
+        let path = format!("/v1/endpoints/watch?router={}", self.node);
         let endpoints = follow(self.agent.clone(), path, news, News::Endpoints, false);
         let followers = [tokio::spawn(table), tokio::spawn(endpoints)];
         let reporter = tokio::spawn(report_changes(self.controller.clone(), self.node.clone(), report));
@@ -95,6 +107,7 @@ impl Control {
                 _ = look.tick() => trimmed = self.trim(trimmed),
             }
             self.retired.retain(|instance| instance.gate.inside() > 0);
+            self.let_go();
             let fresh = Report { status: self.status(), contact };
             reports.send_if_modified(|report| {
                 let differs = report.is_news(&fresh);
@@ -141,10 +154,68 @@ impl Control {
         if self.endpoints == endpoints {
             return;
         }
-        self.endpoints = endpoints;
-        self.publish();
+        let before = std::mem::replace(&mut self.endpoints, endpoints);
+        let has_moved = |id: &InstanceId| address_of(&before, id) != address_of(&self.endpoints, id);
+        let known = |picture: &EndpointsPicture| picture.ready.len() + picture.asleep.len();
+        let all = self.endpoints.ready.keys().chain(self.endpoints.asleep.keys());
+        // Falling asleep and waking move nothing: the picture stays, and who waits for others is not woken.
+        if known(&before) != known(&self.endpoints) || all.into_iter().any(has_moved) {
+            self.publish();
+        }
+        self.close_and_open();
+        // Before anything is let go of: a router that starts from the file must not send requests to it.
         if let Err(error) = self.saved_endpoints.write(&self.endpoints) {
             tracing::warn!(%error, "new addresses could not be saved");
+            for (id, letting) in self.letting_go.iter_mut().filter(|(_, letting)| !letting.is_told) {
+                letting.is_told = true;
+                let cause = "a router that could not save that it sleeps".to_owned();
+                let _ = self.shared.orders.send(Order::Keep(id.clone(), cause));
+            }
+        }
+    }
+
+    /// Brings the gates to what the agent says of each instance.
+    fn close_and_open(&mut self) {
+        let picture = self.shared.picture.load_full();
+        self.letting_go.retain(|id, letting| self.endpoints.closing.get(id) == Some(&letting.ticket));
+        for (id, instance) in &picture.instances {
+            set_gate(instance, id, &self.endpoints);
+            if self.endpoints.asleep.contains_key(id) && instance.gate.inside() > 0 {
+                // It was not waited for this router: what is inside is woken for.
+                let _ = self.shared.orders.send(Order::Keep(id.clone(), "a request in flight".to_owned()));
+            }
+        }
+        let Some(follower) = self.endpoints.follower else { return };
+        for (id, &ticket) in &self.endpoints.closing {
+            let same = |letting: &LettingGo| letting.follower == follower;
+            if !self.letting_go.get(id).is_some_and(same) {
+                self.letting_go.insert(id.clone(), LettingGo { follower, ticket, is_told: false });
+                if let Some(instance) = picture.instances.get(id) {
+                    instance.gate.begin_closing();
+                }
+            }
+        }
+    }
+
+    /// Tells the agent of what nothing is in flight any more, and of what is needed after all.
+    fn let_go(&mut self) {
+        let picture = self.shared.picture.load();
+        for (id, letting) in self.letting_go.iter_mut().filter(|(_, letting)| !letting.is_told) {
+            let is_same = |instance: &&Arc<Instance>| instance.id.as_ref() == Some(id);
+            let outcome = match picture.instances.get(id) {
+                Some(instance) if instance.nap.is_waited_for() => Closing::CalledOff,
+                Some(instance) => instance.gate.finish_closing(),
+                None if self.retired.iter().any(|retired| is_same(&retired)) => Closing::Busy,
+                None => Closing::Shut,
+            };
+            let quiet = Quiet { follower: letting.follower, ticket: letting.ticket };
+            let order = match outcome {
+                Closing::Busy => continue,
+                Closing::Shut => Order::LetGo(id.clone(), quiet),
+                Closing::CalledOff => Order::Keep(id.clone(), "a request that came meanwhile".to_owned()),
+            };
+            letting.is_told = true;
+            let _ = self.shared.orders.send(order);
         }
     }
 
@@ -153,12 +224,12 @@ impl Control {
         let Some(table) = &self.table else { return };
         let shared = &self.shared;
         let before = shared.picture.load_full();
-        let (emptied, workers) = (&self.emptied, shared.open.len());
+        let (emptied, workers, endpoints) = (&self.emptied, shared.open.len(), &self.endpoints);
         let retired = &mut self.retired;
         let next = before.next(&self.node, table, &self.endpoints, |id, address| {
             // One that comes back while its last requests are still on their way is the same one.
             let same = |old: &Arc<Instance>| old.id.as_ref() == Some(id) && old.address == address;
-            match retired.iter().position(same) {
+            let instance = match retired.iter().position(same) {
                 Some(at) => {
                     let back = retired.swap_remove(at);
                     back.gate.open();
@@ -166,7 +237,10 @@ impl Control {
                     back
                 }
                 None => Instance::new(Some(id.clone()), address, workers, Arc::clone(emptied)),
-            }
+            };
+            // Before anybody can find it.
+            set_gate(&instance, id, endpoints);
+            instance
         });
         let kept =
             |id: &InstanceId, old: &Arc<Instance>| next.instances.get(id).is_some_and(|new| Arc::ptr_eq(old, new));
@@ -177,6 +251,7 @@ impl Control {
             instance.gate.close();
             instance.leave();
             instance.forget_connections();
+            instance.nap.tell();
         }
         self.retired.extend(gone);
         shared.changed.send_replace(());
@@ -185,6 +260,13 @@ impl Control {
     fn status(&self) -> RouterStatus {
         let picture: Arc<Picture> = self.shared.picture.load_full();
         let mut in_flight: BTreeMap<InstanceId, u64> = BTreeMap::new();
+        let mut active = BTreeMap::new();
+        for instance in picture.instances.values().filter(|instance| !instance.gate.is_shut()) {
+            if let Some(id) = &instance.id {
+                let since_start = instance.used_at().saturating_duration_since(self.began.0);
+                active.insert(id.clone(), self.began.1 + since_start);
+            }
+        }
         for instance in picture.instances.values().chain(&self.retired) {
             let inside = instance.gate.inside();
             if let (Some(id), 1..) = (&instance.id, inside) {
@@ -192,7 +274,41 @@ impl Control {
             }
         }
         let (applied, run) = (picture.revision.unwrap_or(0), picture.run.clone());
-        RouterStatus { name: self.node.to_string(), applied, run, in_flight }
+        RouterStatus { name: self.node.to_string(), applied, run, in_flight, active }
+    }
+}
+
+/// An instance that is about to sleep.
+#[derive(Debug)]
+pub(crate) struct LettingGo {
+    follower: u64,
+    ticket: u64,
+    /// The agent was told how it went.
+    is_told: bool,
+}
+
+/// Shuts or opens the gate of an instance as the agent says of it. One that is only about to sleep is
+/// closed as it is: a picture that was read from a file does not say how far that went.
+fn set_gate(instance: &Instance, id: &InstanceId, endpoints: &EndpointsPicture) {
+    if let Some(sleeper) = endpoints.asleep.get(id) {
+        let was_deep = instance.gate.is_shut() && instance.nap.depth() == sleeper.depth;
+        if !sleeper.depth.wakes_unnoticed() && !was_deep {
+            // Its process is gone, or will be.
+            instance.forget_connections();
+        }
+        instance.nap.is(Some(sleeper.clone()));
+        instance.gate.shut();
+        // Who waits may be told something else now.
+        instance.nap.tell();
+    } else if endpoints.closing.contains_key(id) {
+        if endpoints.follower.is_none() {
+            instance.gate.shut();
+        }
+    } else if instance.gate.wake() {
+        instance.nap.is(None);
+        instance.reached();
+        instance.touch(Instant::now());
+        instance.nap.tell();
     }
 }
 
@@ -210,6 +326,7 @@ impl Report {
         self.contact != fresh.contact
             || (self.status.applied, &self.status.run) != (fresh.status.applied, &fresh.status.run)
             || !self.status.in_flight.keys().eq(fresh.status.in_flight.keys())
+            || self.status.active != fresh.status.active
     }
 }
 

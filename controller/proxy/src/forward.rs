@@ -5,20 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use drowse_api::sleep::Depth;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Uri;
 use http::{Method, Request, Response, StatusCode, Version, request};
 use hyper::body::{Body as _, Incoming};
 
 use crate::admit::{Admitted, admit};
+use crate::asker::Asking;
 use crate::body::{Lease, RequestBody, ResponseBody, Upload};
 use crate::connection::{Busy, Visitor};
 use crate::fault::{ERROR_HEADER, Fault, Form};
 use crate::host::HostKey;
 use crate::instance::LONGEST_IDLE;
+use crate::instead::{Instead, STATE_HEADER};
 use crate::shared::Shared;
 use crate::upstream::{self, Connection, SendError};
-use crate::{cookies, headers, tunnel};
+use crate::{cookies, headers, reserved, tunnel};
 
 /// A request that must not be sent twice goes only over connections whose last answer ended so long
 /// ago. No server that we know closes idle connections sooner than the latest; one that closes each
@@ -34,7 +37,12 @@ pub(crate) async fn answer(busy: Busy, request: Request<Incoming>) -> Response<R
     let form = Form::wanted_by(request.headers());
     let mut response = match forward(&busy.0, request, &id).await {
         Ok(response) => response,
-        Err(fault) => {
+        Err(Instead::Own(answer)) => {
+            let mut answer = answer.map(ResponseBody::own);
+            answer.headers_mut().insert(headers::REQUEST_ID, id);
+            answer
+        }
+        Err(Instead::Fault(fault)) => {
             tracing::debug!(code = %fault.code, request = ?id, "answered with an error of our own");
             fault.answer(form, &id).map(ResponseBody::own)
         }
@@ -47,20 +55,17 @@ async fn forward(
     visitor: &Visitor,
     mut request: Request<Incoming>,
     id: &HeaderValue,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Response<ResponseBody>, Instead> {
     let limits = &visitor.shared.limits;
     let (host, written) = check(&request)?;
-    if is_reserved(request.uri().path()) {
-        // Known and unknown hosts alike: the path is ours on every host.
-        return Err(Fault::new(
-            StatusCode::NOT_FOUND,
-            "reserved-path",
-            "Paths under /.drowse/ belong to the platform.",
-        ));
+    if reserved::is_reserved(request.uri().path()) {
+        // Boxed, since this is rare.
+        return Box::pin(reserved::answer(visitor, &host, request)).await.map(|answer| answer.map(ResponseBody::own));
     }
-    let mut admitted = admit(visitor, &host).await?;
-
     let tunnel = tunnel::Request::take(&mut request);
+    let is_upgrade = tunnel.is_some();
+    let mut admitted = admit(visitor, &host, asking(&request, is_upgrade)).await?;
+
     let (mut parts, body) = request.into_parts();
     prepare(&mut parts, visitor, written, id.clone());
     if let Some(tunnel) = &tunnel {
@@ -71,7 +76,7 @@ async fn forward(
 
     let mut attempts = 0;
     loop {
-        let Admitted { ticket, app } = admitted;
+        let Admitted { ticket, app, slept } = admitted;
         let is_last = attempts >= MOST_ATTEMPTS;
         let reusable =
             if tunnel.is_some() || attempts > 1 { None } else { idle_connection(visitor, &ticket, &outgoing).await };
@@ -89,11 +94,12 @@ async fn forward(
                     // Nothing was sent: another instance may have it, or this one a little later.
                     tracing::debug!(address = %ticket.instance.address, %error, "an instance cannot be reached");
                     if app.is_none() {
-                        return Err(Fault::unavailable("controller-unavailable", "The controller does not answer."));
+                        let detail = "The controller does not answer.";
+                        return Err(Fault::unavailable("controller-unavailable", detail).into());
                     }
                     ticket.instance.failed(Instant::now());
                     drop(ticket);
-                    admitted = admit(visitor, &host).await?;
+                    admitted = admit(visitor, &host, asking(&outgoing, is_upgrade)).await?;
                     continue;
                 }
             },
@@ -104,23 +110,41 @@ async fn forward(
         match first_byte(&mut connection, outgoing, upload.as_deref(), limits).await? {
             Ok(response) => {
                 let lease = Lease { ticket, connection, upload, worker: visitor.worker };
-                return deliver(visitor, response, lease, tunnel);
+                let mut response = deliver(visitor, response, lease, tunnel)?;
+                if let Some(depth) = slept {
+                    response.headers_mut().insert(STATE_HEADER, woken_from(depth));
+                }
+                return Ok(response);
             }
             Err(SendError::Unsent(request)) if !is_last => outgoing = *request,
             Err(SendError::Broken(error)) => {
                 let untouched = upload.as_ref().is_none_or(|upload| !upload.is_consumed());
                 match copy {
                     Some(copy) if untouched && !is_last => outgoing = copy,
-                    _ => return Err(broken(&error, upload.as_deref())),
+                    _ => return Err(broken(&error, upload.as_deref()).into()),
                 }
             }
-            Err(SendError::Unsent(_)) => return Err(bad_answer()),
+            Err(SendError::Unsent(_)) => return Err(bad_answer().into()),
         }
         // The connection had been closed by the instance before it could read the request. If the
         // instance was replaced meanwhile, the request goes to its successor.
         drop(ticket);
-        admitted = admit(visitor, &host).await?;
+        admitted = admit(visitor, &host, asking(&outgoing, is_upgrade)).await?;
     }
+}
+
+fn asking<B>(request: &Request<B>, is_upgrade: bool) -> Asking<'_> {
+    Asking { method: request.method(), uri: request.uri(), headers: request.headers(), is_upgrade }
+}
+
+/// How an answer tells that the app was woken for it.
+fn woken_from(depth: Depth) -> HeaderValue {
+    HeaderValue::from_static(match depth {
+        Depth::Paused => "woken-paused",
+        Depth::Paged => "woken-paged",
+        Depth::Snapshot => "woken-snapshot",
+        Depth::Cold => "woken-cold",
+    })
 }
 
 /// Refuses what two readers could understand differently, and finds the host that is asked for.
@@ -158,10 +182,6 @@ fn check(request: &Request<Incoming>) -> Result<(HostKey, HeaderValue), Fault> {
             .map(|written| (key, written))
             .map_err(|_| Fault::bad_request("The host's name is malformed.")),
     }
-}
-
-fn is_reserved(path: &str) -> bool {
-    path.strip_prefix("/.drowse").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Makes the visitor's head into the one the instance gets.
@@ -275,6 +295,7 @@ fn deliver(
 pub(crate) fn clean(headers: &mut HeaderMap, shared: &Shared) {
     headers::remove_hop_by_hop(headers);
     headers.remove(&ERROR_HEADER);
+    headers.remove(&STATE_HEADER);
     if headers.contains_key(header::SET_COOKIE) {
         cookies::drop_shared(headers, &shared.picture.load().domain);
     }

@@ -10,6 +10,7 @@ use drowse_api::InstanceId;
 use tokio::sync::{Notify, watch};
 
 use crate::gate::{Closed, Gate};
+use crate::nap::Nap;
 use crate::upstream::Connection;
 
 /// How long an instance is left alone after it could not be reached, at first and at most.
@@ -26,6 +27,11 @@ pub(crate) struct Instance {
     pub(crate) id: Option<InstanceId>,
     pub(crate) address: SocketAddr,
     pub(crate) gate: Gate,
+    /// Its sleep, while its gate is shut.
+    pub(crate) nap: Nap,
+    began: Instant,
+    /// Milliseconds after `began` at which a request last began or ended.
+    used: AtomicU64,
     health: Health,
     /// Requests that wait for another to leave.
     waiting: AtomicUsize,
@@ -45,6 +51,9 @@ impl Instance {
             id,
             address,
             gate: Gate::default(),
+            nap: Nap::default(),
+            began: Instant::now(),
+            used: AtomicU64::new(0),
             health: Health::default(),
             waiting: AtomicUsize::new(0),
             left: Notify::new(),
@@ -58,6 +67,17 @@ impl Instance {
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Ticket, Closed> {
         self.gate.enter()?;
         Ok(Ticket { instance: Arc::clone(self) })
+    }
+
+    /// When a request last began or ended; when it came to be known, before the first.
+    pub(crate) fn used_at(&self) -> Instant {
+        self.began + Duration::from_millis(self.used.load(Ordering::Relaxed))
+    }
+
+    /// A request begins or ends.
+    pub(crate) fn touch(&self, now: Instant) {
+        let since = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
+        self.used.store(since, Ordering::Relaxed);
     }
 
     /// Whether it may be tried at `now`.
@@ -157,6 +177,7 @@ pub(crate) struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.instance.touch(Instant::now());
         if self.instance.gate.leave() {
             self.instance.emptied.notify_one();
         }

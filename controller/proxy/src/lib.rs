@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod admit;
+mod asker;
 mod body;
 mod config;
 mod connection;
@@ -18,16 +19,22 @@ mod gate;
 mod headers;
 mod host;
 mod instance;
+mod instead;
 mod io;
 mod memory;
+mod nap;
+mod page;
 mod picture;
+mod reserved;
 mod router;
 mod saved;
 mod shared;
 mod stall;
 mod tunnel;
 mod upstream;
+mod waker;
 mod websocket;
+mod woken;
 mod worker;
 
 pub use config::{Limits, RouterConfig};

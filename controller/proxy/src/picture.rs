@@ -2,14 +2,17 @@
 //! the addresses as one immutable value.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use drowse_api::agent::EndpointsPicture;
 use drowse_api::routing::{Endpoint, Route, RouteTable};
-use drowse_api::{InstanceId, NodeName, RunId};
+use drowse_api::sleep::Wake;
+use drowse_api::{AppName, InstanceId, NodeName, RunId};
 
+use crate::gate::Closed;
 use crate::instance::{Instance, Ticket};
 
 /// See the module.
@@ -36,6 +39,9 @@ pub(crate) enum Target {
 /// The instances behind one host name.
 #[derive(Debug)]
 pub(crate) struct App {
+    pub(crate) name: AppName,
+    /// What a browser gets while the app sleeps deeply.
+    pub(crate) wake: Wake,
     endpoints: Vec<Endpoint>,
     /// Those of them that can be dialled from here.
     instances: Vec<Arc<Instance>>,
@@ -54,6 +60,8 @@ pub(crate) enum Pick {
     Busy(Arc<Instance>),
     /// All are in quarantine; one of them may be tried at this time.
     Quarantined(Instant),
+    /// All of them sleep; this one is to be woken.
+    Asleep(Arc<Instance>),
     /// None can be dialled.
     Nobody,
     /// This picture was replaced meanwhile.
@@ -72,14 +80,14 @@ impl Picture {
         node: &NodeName,
         table: &RouteTable,
         addresses: &EndpointsPicture,
-        mut make: impl FnMut(&InstanceId, std::net::SocketAddr) -> Arc<Instance>,
+        mut make: impl FnMut(&InstanceId, SocketAddr) -> Arc<Instance>,
     ) -> Picture {
         let mut instances: HashMap<InstanceId, Arc<Instance>> = HashMap::new();
         let mut resolve = |endpoint: &Endpoint| {
             if endpoint.node != *node {
                 return None;
             }
-            let address = *addresses.ready.get(&endpoint.instance)?;
+            let address = address_of(addresses, &endpoint.instance)?;
             let known = self.instances.get(&endpoint.instance).filter(|known| known.address == address);
             let entry = instances.entry(endpoint.instance.clone());
             Some(Arc::clone(entry.or_insert_with(|| match known {
@@ -94,11 +102,11 @@ impl Picture {
                 Route::Unavailable { code, message, .. } => {
                     Target::Unavailable { code: code.as_str().into(), message: message.as_str().into() }
                 }
-                Route::Instances { endpoints, .. } => {
+                Route::Instances { app: name, endpoints, wake, .. } => {
                     let resolved: Vec<_> = endpoints.iter().filter_map(&mut resolve).collect();
                     Target::App(match self.find(host.as_str()) {
-                        Some(Target::App(app)) if app.is(endpoints, &resolved) => Arc::clone(app),
-                        _ => App::new(endpoints.clone(), resolved),
+                        Some(Target::App(app)) if app.is(*wake, endpoints, &resolved) => Arc::clone(app),
+                        _ => App::new(name.clone(), *wake, endpoints.clone(), resolved),
                     })
                 }
             };
@@ -109,9 +117,16 @@ impl Picture {
     }
 }
 
+/// Where an instance is reached, or will be when it is awake.
+pub(crate) fn address_of(addresses: &EndpointsPicture, id: &InstanceId) -> Option<SocketAddr> {
+    addresses.ready.get(id).copied().or_else(|| addresses.asleep.get(id).map(|sleeper| sleeper.address))
+}
+
 impl App {
-    fn new(endpoints: Vec<Endpoint>, instances: Vec<Arc<Instance>>) -> Arc<Self> {
+    fn new(name: AppName, wake: Wake, endpoints: Vec<Endpoint>, instances: Vec<Arc<Instance>>) -> Arc<Self> {
         Arc::new(Self {
+            name,
+            wake,
             endpoints,
             instances,
             began: Instant::now(),
@@ -120,8 +135,9 @@ impl App {
         })
     }
 
-    fn is(&self, endpoints: &[Endpoint], instances: &[Arc<Instance>]) -> bool {
-        self.endpoints == endpoints
+    fn is(&self, wake: Wake, endpoints: &[Endpoint], instances: &[Arc<Instance>]) -> bool {
+        self.wake == wake
+            && self.endpoints == endpoints
             && self.instances.len() == instances.len()
             && self.instances.iter().zip(instances).all(|(a, b)| Arc::ptr_eq(a, b))
     }
@@ -131,8 +147,13 @@ impl App {
     pub(crate) fn pick(&self, now: Instant, turn: usize, most: u64) -> Pick {
         let mut best: Option<(u64, &Arc<Instance>)> = None;
         let mut again: Option<Instant> = None;
+        let mut asleep: Option<&Arc<Instance>> = None;
         for at in 0..self.instances.len() {
             let instance = &self.instances[(turn + at) % self.instances.len()];
+            if instance.gate.is_shut() {
+                asleep = asleep.or(Some(instance));
+                continue;
+            }
             let inside = instance.gate.inside();
             if best.is_some_and(|(fewest, _)| fewest <= inside) {
                 continue;
@@ -142,15 +163,25 @@ impl App {
                 Err(at) => again = Some(again.map_or(at, |earliest| earliest.min(at))),
             }
         }
-        match (best, again) {
-            (Some((inside, instance)), _) if inside >= most => Pick::Busy(Arc::clone(instance)),
-            (Some((_, instance)), _) => match instance.enter() {
-                Ok(ticket) => Pick::Chosen(ticket),
-                Err(crate::gate::Closed) => Pick::Stale,
+        match (best, again, asleep) {
+            (Some((inside, instance)), _, _) if inside >= most => Pick::Busy(Arc::clone(instance)),
+            (Some((_, instance)), _, _) => match instance.enter() {
+                Ok(ticket) => {
+                    instance.touch(now);
+                    Pick::Chosen(ticket)
+                }
+                Err(Closed::Gone) => Pick::Stale,
+                Err(Closed::Asleep) => Pick::Asleep(Arc::clone(instance)),
             },
-            (None, Some(at)) => Pick::Quarantined(at),
-            (None, None) => Pick::Nobody,
+            (None, _, Some(instance)) => Pick::Asleep(Arc::clone(instance)),
+            (None, Some(at), None) => Pick::Quarantined(at),
+            (None, None, None) => Pick::Nobody,
         }
+    }
+
+    /// Its instances that can be dialled from here, or woken.
+    pub(crate) fn instances(&self) -> &[Arc<Instance>] {
+        &self.instances
     }
 
     /// An instance was reached.

@@ -17,9 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::RouterConfig;
 use crate::control::Control;
 use crate::instance::Instance;
+use crate::page::WakePage;
 use crate::picture::Picture;
 use crate::saved::Saved;
 use crate::shared::Shared;
+use crate::waker::Waker;
+use crate::woken::Woken;
 use crate::worker::Worker;
 
 /// Why the router could not start.
@@ -46,6 +49,14 @@ pub enum RouterError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The operator's own Wake Up page cannot be used.
+    #[error("cannot use the Wake Up page {}: {what}", path.display())]
+    WakePage {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
     },
     /// A thread or its event loop cannot be made.
     #[error("cannot start an event loop of the router")]
@@ -82,11 +93,16 @@ impl Router {
         let mut limits = config.limits.clone();
         limits.connections = limits.connections.min(room_for_connections());
         let emptied = Arc::new(Notify::new());
+        let page = WakePage::read(config.wake_page.as_deref())?;
+        let (orders, ordered) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             limits,
             picture: ArcSwap::from_pointee(Picture::default()),
             changed: watch::channel(()).0,
             api: Instance::new(None, config.api_address, workers, Arc::clone(&emptied)),
+            orders,
+            woken: Woken::default(),
+            page,
             turn: AtomicUsize::new(0),
             open: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             parked: AtomicUsize::new(0),
@@ -103,13 +119,20 @@ impl Router {
             node: config.node,
             table: None,
             endpoints: Default::default(),
+            began: (Instant::now(), jiff::Timestamp::now()),
             retired: Vec::new(),
+            letting_go: Default::default(),
             emptied,
         };
+        let waker = Waker { shared: Arc::clone(&shared), agent: control.agent.clone() };
         // Before the first visitor is accepted.
         control.restore();
         let mut router = Router { addresses, shared, threads: Vec::new() };
-        router.spawn("router-control", move || control.run())?;
+        router.spawn("router-control", move || async move {
+            // Ends with the control half: both are of this thread's event loop.
+            tokio::spawn(waker.run(ordered));
+            control.run().await;
+        })?;
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         for (index, inbox) in receivers.into_iter().enumerate() {
             let worker = Worker { index, shared: Arc::clone(&router.shared), inboxes: inboxes.clone() };

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::instance::Instance;
+use crate::page::WakePage;
 use crate::picture::Picture;
+use crate::waker::Order;
+use crate::woken::Woken;
 
 /// See the module.
 #[derive(Debug)]
@@ -18,6 +21,12 @@ pub(crate) struct Shared {
     pub(crate) picture: ArcSwap<Picture>,
     /// Sent to after every new picture.
     pub(crate) changed: watch::Sender<()>,
+    /// Where the agent is asked.
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
+    /// Whom apps were woken for.
+    pub(crate) woken: Woken,
+    /// The Wake Up page.
+    pub(crate) page: WakePage,
     /// The controller's API.
     pub(crate) api: Arc<Instance>,
     /// Counts requests, for taking turns.

@@ -194,6 +194,7 @@ pub(crate) fn accepted(
             live: None,
             pending: None,
             problem: None,
+            sleep: Default::default(),
         },
         |app| App::clone(app),
     );
@@ -240,7 +241,7 @@ pub(super) async fn list(
     let desired = api.ledger.desired();
     let app = caller.app(&desired, &name)?;
     let all = desired.deployments_of(&app.name);
-    Ok(Answered(all.into_iter().map(|deployment| views::deployment(&api, deployment)).collect()))
+    Ok(Answered(all.into_iter().map(|deployment| views::deployment_now(&api, &desired, deployment)).collect()))
 }
 
 pub(super) fn find<'a>(desired: &'a Desired, caller: &Caller, id: &str) -> Result<&'a Arc<Deployment>, Problem> {
@@ -256,7 +257,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Answer<Answered<DeploymentView>> {
     let desired = api.ledger.desired();
-    Ok(Answered(views::deployment(&api, find(&desired, &caller, &id)?)))
+    Ok(Answered(views::deployment_now(&api, &desired, find(&desired, &caller, &id)?)))
 }
 
 pub(super) async fn watch(caller: Caller, State(api): State<Api>, Path(id): Path<String>) -> Answer<Response> {

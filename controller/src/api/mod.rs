@@ -30,6 +30,7 @@ mod platform;
 mod registries;
 pub(crate) mod releases;
 pub(crate) mod secrets;
+mod sleep;
 mod tokens;
 mod views;
 
@@ -74,6 +75,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/apps/{app}/restart", post(apps::restart))
         .route("/v1/apps/{app}/stop", post(apps::stop))
         .route("/v1/apps/{app}/start", post(apps::start))
+        .route("/v1/apps/{app}/sleep", post(sleep::sleep))
+        .route("/v1/apps/{app}/wake", post(sleep::wake))
+        .route("/v1/apps/{app}/idle", get(sleep::settings).put(sleep::set))
+        .route("/v1/apps/{app}/explain", get(sleep::explain))
         .route("/v1/apps/{app}/env", get(apps::env).patch(apps::change_env))
         .route("/v1/apps/{app}/secrets", get(secrets::list).patch(secrets::change))
         .route("/v1/apps/{app}/releases", get(releases::list))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drowse_api::agent::BuildStatus;
-use drowse_api::deployment::DeploymentState;
+use drowse_api::deployment::{DeploymentState, StateSince};
 use drowse_api::instance::{InstanceState, InstanceStatus};
 use drowse_api::platform::{AppView, DeploymentView, InstanceView, TokenView};
 
@@ -42,12 +42,41 @@ fn queued_behind(api: &Api, deployment: &Deployment) -> Option<u32> {
     }
 }
 
+/// A deployment, and whether it sleeps: it is FROZEN while everything of it that serves does.
+#[must_use]
+pub fn deployment_now(api: &Api, desired: &Desired, found: &Deployment) -> DeploymentView {
+    let view = deployment(api, found);
+    if view.state.state != DeploymentState::Ready {
+        return view;
+    }
+    let own = desired.instances.iter();
+    let own: Vec<_> = own.filter(|one| one.deployment == found.id && one.life == Life::Serving).collect();
+    let asleep = own.iter().map(|one| {
+        let node = api.nodes.get(&one.node)?.view();
+        node.instances.get(&one.id).and_then(|status| frozen(&status.state))
+    });
+    // All of them, or none that counts.
+    let asleep: Option<Vec<StateSince>> = asleep.collect();
+    let newest = asleep.and_then(|asleep| asleep.into_iter().max_by_key(|state| state.since));
+    DeploymentView { state: newest.unwrap_or(view.state.clone()), ..view }
+}
+
+/// How a sleeping instance is shown: how deeply, and why.
+fn frozen(state: &InstanceState) -> Option<StateSince> {
+    let (reason, since) = match state {
+        InstanceState::Frozen { depth, since, reason, .. } => (format!("{depth}: {reason}"), *since),
+        InstanceState::Waking { depth, slept_since, .. } => (format!("{depth}: it is being woken"), *slept_since),
+        _ => return None,
+    };
+    Some(StateSince { state: DeploymentState::Frozen, reason, since })
+}
+
 /// An app.
 #[must_use]
 pub fn app(api: &Api, desired: &Desired, app: &App) -> AppView {
     let of = |release: &Option<Release>| {
         let id = release.as_ref()?.deployment.as_str();
-        desired.deployments.get(id).map(|found| deployment(api, found))
+        desired.deployments.get(id).map(|found| deployment_now(api, desired, found))
     };
     let nodes: BTreeMap<_, _> = api.nodes.iter().map(|(name, node)| (name, node.view())).collect();
     let instances = desired.instances_of(&app.name);
@@ -60,6 +89,7 @@ pub fn app(api: &Api, desired: &Desired, app: &App) -> AppView {
         live: of(&app.live),
         pending: of(&app.pending),
         problem: app.problem.clone(),
+        sleep: app.sleep,
         instances: shown.map(|instance| self::instance(api, instance, nodes.get(&instance.node))).collect(),
     }
 }

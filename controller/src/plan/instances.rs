@@ -118,7 +118,7 @@ impl Case<'_> {
     fn running_as_told(&self, status: &InstanceStatus) -> Option<Step> {
         let (id, epoch) = (&self.instance.id, self.instance.epoch);
         match &status.state {
-            InstanceState::Ready { .. } if self.instance.life == Life::Starting => {
+            state if state.serves() && self.instance.life == Life::Starting => {
                 let message = format!("instance {id} is ready and may serve for release {}", self.instance.release);
                 Some(self.told(self.to(Life::Serving, epoch), message))
             }

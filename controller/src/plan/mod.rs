@@ -13,6 +13,7 @@ use drowse_api::deployment::BuildInput;
 use drowse_api::event::EventKind;
 use drowse_api::instance::InstanceSpec;
 use drowse_api::secrets::Secrets;
+use drowse_api::sleep::{Demand, SleepRequest};
 use drowse_api::{AppName, DeploymentId, Epoch, InstanceId, NodeName};
 use jiff::Timestamp;
 
@@ -23,6 +24,7 @@ use crate::picture::{NodeView, Picture, Refused};
 mod builds;
 mod instances;
 mod releases;
+mod sleep;
 mod strays;
 
 /// What is to be done.
@@ -47,6 +49,10 @@ pub enum Call {
     PutInstance(Arc<InstanceSpec>),
     /// End it.
     StopInstance(InstanceId, StopRequest),
+    /// Put it to sleep.
+    SleepInstance(InstanceId, SleepRequest),
+    /// Wake it.
+    WakeInstance(InstanceId, Demand),
     /// Forget it.
     DeleteInstance(InstanceId, Epoch),
     /// Start a build.
@@ -64,6 +70,8 @@ impl Call {
         match self {
             Self::PutInstance(spec) => format!("instance {}", spec.id),
             Self::StopInstance(id, _) | Self::DeleteInstance(id, _) => format!("instance {id}"),
+            // Its answer takes as long as a request in flight, and nothing else is to wait for that.
+            Self::SleepInstance(id, _) | Self::WakeInstance(id, _) => format!("sleep of instance {id}"),
             Self::PutBuild(request) => format!("build {}", request.deployment),
             Self::AskBuild(id) | Self::DeleteBuild(id) => format!("build {id}"),
         }
@@ -102,6 +110,7 @@ pub fn plan(picture: &Picture, now: Timestamp) -> Plan {
     }
     for held in picture.desired.instances.held() {
         instances::plan(picture, held, now, &mut plan);
+        sleep::plan(picture, &held.value, now, &mut plan);
     }
     strays::plan(picture, now, &mut plan);
     routers(picture, now, &mut plan);

@@ -27,6 +27,7 @@ use crate::desired::{Desired, Step, Write};
 use crate::model::{App, Bounds, Life, Lineage};
 use crate::picture::{NodeView, Picture, Published};
 use crate::routes::hosts;
+use crate::sleep::SleepDefaults;
 
 #[derive(Debug, Clone, Copy)]
 enum Happening {
@@ -146,6 +147,7 @@ impl World {
             },
             vault: Arc::new(crate::tests::vault()),
             settings: Arc::new(Settings { deployments: 2, releases: 1, ..Settings::default() }),
+            sleep: SleepDefaults::default(),
         }
     }
 
@@ -232,6 +234,7 @@ impl World {
                     known.state = InstanceState::Stopped { reason: request.reason.clone() };
                 }
             }
+            Call::SleepInstance(id, _) | Call::WakeInstance(id, _) => panic!("nobody wants {id} to sleep or wake"),
             Call::DeleteInstance(id, _) => drop(self.instances.remove(id)),
             Call::PutBuild(request) => {
                 self.builds.entry(request.deployment.clone()).or_insert(BuildStatus::Preparing);
@@ -247,7 +250,7 @@ impl World {
 
     fn endpoints(&self) -> Option<Vec<InstanceId>> {
         let host = HostName::parse("shop.drowse.localhost").expect("a name");
-        match hosts(&self.desired, &self.domain).remove(&host) {
+        match hosts(&self.desired, &self.domain, &SleepDefaults::default()).remove(&host) {
             Some(Route::Instances { endpoints, .. }) => {
                 Some(endpoints.into_iter().map(|endpoint| endpoint.instance).collect())
             }
@@ -336,8 +339,13 @@ impl World {
             Happening::Router(count) => {
                 let in_flight = self.instances.keys().map(|id| (id.clone(), count)).collect();
                 let applied = self.desired.revision.0;
-                self.router =
-                    Some(RouterStatus { name: "node-1".to_owned(), applied, run: Some(self.run.clone()), in_flight });
+                self.router = Some(RouterStatus {
+                    name: "node-1".to_owned(),
+                    applied,
+                    run: Some(self.run.clone()),
+                    in_flight,
+                    active: BTreeMap::new(),
+                });
             }
             Happening::Deploy => {
                 let (id, source) = (DeploymentId::generate(), Digest::from_sha256([2; 32]));

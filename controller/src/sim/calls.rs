@@ -1,5 +1,7 @@
 //! The calls of the simulated agent.
 
+use std::collections::BTreeMap;
+
 use axum::Json as Answered;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -7,8 +9,9 @@ use axum::response::Response;
 use drowse_api::agent::{
     BlobStored, BuildRequest, BuildStatus, Check, InstancesPicture, KnownBuild, NodeInfo, StopRequest, Told, Verdict,
 };
-use drowse_api::event::AgentEvent;
+use drowse_api::event::{AgentEvent, EventKind};
 use drowse_api::instance::{InstanceSpec, InstanceState, InstanceStatus, LogLine, LogStream};
+use drowse_api::sleep::{Activity, Demand, SleepRequest};
 use drowse_api::{DeploymentId, Digest, Epoch, ErrorCode, InstanceId, MemoryBytes, Problem};
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -107,6 +110,55 @@ pub(super) async fn stop_instance(
         known.status.state = InstanceState::Stopped { reason: request.reason };
         Ok(Answered(known.status.clone()))
     })
+}
+
+pub(super) async fn sleep_instance(
+    State(shared): State<Shared>,
+    Path(id): Path<InstanceId>,
+    Json(request): Json<SleepRequest>,
+) -> Answer<Answered<InstanceStatus>> {
+    shared.change(|world| {
+        world.calls.push(format!("sleep {id} {} ({})", request.depth, request.reason));
+        let is_needed = world.is_needed;
+        let known = world.instances.get_mut(&id).ok_or_else(not_found)?;
+        if known.status.epoch > request.epoch {
+            return Err(stale(known.status.epoch).into());
+        }
+        if is_needed || !known.status.state.serves() {
+            return Err(Problem::new(ErrorCode::Conflict, "it stays awake").into());
+        }
+        let (depth, reason) = (request.depth, request.reason);
+        known.status.state = InstanceState::Frozen { depth, since: Timestamp::now(), reason, takes: None };
+        let (spec, status) = (known.spec.clone(), known.status.clone());
+        world.tell(EventKind::Sleep, Some(&spec), "asleep");
+        Ok(Answered(status))
+    })
+}
+
+pub(super) async fn demand_instance(
+    State(shared): State<Shared>,
+    Path(id): Path<InstanceId>,
+    Json(demand): Json<Demand>,
+) -> Answer<Answered<()>> {
+    shared.change(|world| {
+        world.calls.push(format!("demand {id} ({})", demand.cause));
+        let known = world.instances.get_mut(&id).ok_or_else(not_found)?;
+        if known.status.state.is_asleep() {
+            known.status.state = InstanceState::Ready { since: Timestamp::now() };
+            let spec = known.spec.clone();
+            world.tell(EventKind::Sleep, Some(&spec), &format!("woken by {}", demand.cause));
+        }
+        Ok(Answered(()))
+    })
+}
+
+pub(super) async fn activity(State(shared): State<Shared>) -> Answered<BTreeMap<InstanceId, Activity>> {
+    let world = shared.world();
+    let awake = world.instances.values().filter(|instance| instance.status.state.is_ready());
+    // As much as the whole time, or nothing.
+    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+    let cpu = if world.works { now } else { 0 };
+    Answered(awake.map(|instance| (instance.status.id.clone(), Activity { cpu, traffic: 0 })).collect())
 }
 
 #[derive(Deserialize)]

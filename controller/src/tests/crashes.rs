@@ -81,7 +81,7 @@ impl World {
     async fn open(&self) -> Machine {
         let engine = Sqlite::open(&self.dir.path().join("drowse.db")).expect("opens");
         let ledger = Ledger::open(Store::new(engine), 1000).await.expect("reads");
-        let publisher = Publisher::new(self.config.domain.clone(), &ledger.desired());
+        let publisher = Publisher::new(self.config.domain.clone(), self.config.sleep, &ledger.desired());
         let mut machine = Machine { ledger, publisher, view: NodeView::default() };
         machine.look(self).await;
         machine
@@ -118,6 +118,7 @@ impl World {
             published: machine.publisher.publish(&desired),
             vault: Arc::new(crate::tests::vault()),
             settings: Arc::new(self.config.limits.clone()),
+            sleep: self.config.sleep,
             desired: Arc::clone(&desired),
         };
         let plan = plan(&picture, Timestamp::now());
@@ -206,7 +207,8 @@ fn check_end(world: &World, desired: &Desired) -> Result<(), TestCaseError> {
     prop_assert!(app.pending.is_none());
     let running: Vec<_> =
         world.agent.instances().into_iter().filter(|instance| !instance.status.state.is_over()).collect();
-    let route = hosts(desired, &world.config.domain).remove(&"shop.drowse.localhost".parse().expect("a name"));
+    let route = hosts(desired, &world.config.domain, &world.config.sleep)
+        .remove(&"shop.drowse.localhost".parse().expect("a name"));
     match (&app.live, app.wanted) {
         (Some(live), Wanted::Running) => {
             prop_assert_eq!(running.len(), 1, "of {:?}", world.agent.instances());

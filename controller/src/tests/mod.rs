@@ -16,12 +16,14 @@ use drowse_seal::Key;
 use drowse_store::Store;
 use drowse_store::sqlite::Sqlite;
 use http::Method;
+use jiff::Timestamp;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{AgentConfig, Config, Settings};
 use crate::serve::Controller;
 use crate::sim::SimAgent;
 use crate::vault::Vault;
+use crate::sleep::SleepDefaults;
 
 mod access;
 mod crashes;
@@ -31,6 +33,7 @@ mod lives;
 mod releases;
 mod restores;
 mod secrets;
+mod sleeps;
 
 /// A key that no file holds.
 pub(crate) fn vault() -> Vault {
@@ -54,6 +57,7 @@ fn config(dir: &Path) -> Config {
         agents: vec![AgentConfig { node: node_name(), socket: dir.join("agent.sock") }],
         router: None,
         limits: Settings { drain_seconds: 0, ..Settings::default() },
+        sleep: SleepDefaults::default(),
     }
 }
 
@@ -196,9 +200,13 @@ async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
     tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
+/// When instances were last asked for.
+type Active = Arc<Mutex<BTreeMap<InstanceId, Timestamp>>>;
+
 /// What a router does as far as the controller sees it.
 struct FakeRouter {
     in_flight: Arc<Mutex<BTreeMap<InstanceId, u64>>>,
+    active: Active,
     client: Client,
     applied: Arc<Mutex<RouteTable>>,
     _task: AbortOnDropHandle<()>,
@@ -207,33 +215,46 @@ struct FakeRouter {
 impl FakeRouter {
     fn start(client: Client) -> Self {
         let in_flight = Arc::new(Mutex::new(BTreeMap::new()));
-        let applied = Arc::new(Mutex::new(RouteTable::default()));
-        let work = follow_table(client.clone(), Arc::clone(&in_flight), Arc::clone(&applied));
-        Self { in_flight, client, applied, _task: AbortOnDropHandle::new(tokio::spawn(work)) }
+        let (applied, active) = (Arc::new(Mutex::new(RouteTable::default())), Active::default());
+        let work = follow_table(client.clone(), Arc::clone(&in_flight), Arc::clone(&active), Arc::clone(&applied));
+        Self { in_flight, active, client, applied, _task: AbortOnDropHandle::new(tokio::spawn(work)) }
     }
 
     async fn set_in_flight(&self, instance: &InstanceId, count: u64) {
         self.in_flight.lock().expect("lock").insert(instance.clone(), count);
         let applied = self.applied.lock().expect("lock").clone();
-        report(&self.client, &applied, &self.in_flight).await;
+        report(&self.client, &applied, &self.in_flight, &self.active).await;
+    }
+
+    async fn set_active(&self, instance: &InstanceId, at: Timestamp) {
+        self.active.lock().expect("lock").insert(instance.clone(), at);
+        let applied = self.applied.lock().expect("lock").clone();
+        report(&self.client, &applied, &self.in_flight, &self.active).await;
     }
 }
 
 async fn follow_table(
     client: Client,
     in_flight: Arc<Mutex<BTreeMap<InstanceId, u64>>>,
+    active: Active,
     applied: Arc<Mutex<RouteTable>>,
 ) {
     let mut lines = client.lines::<RouteTable>("/v1/routes/watch?router=node-1").await.expect("watches");
     while let Ok(Some(table)) = lines.next().await {
         *applied.lock().expect("lock") = table.clone();
-        report(&client, &table, &in_flight).await;
+        report(&client, &table, &in_flight, &active).await;
     }
 }
 
-async fn report(client: &Client, table: &RouteTable, in_flight: &Mutex<BTreeMap<InstanceId, u64>>) {
+async fn report(client: &Client, table: &RouteTable, in_flight: &Mutex<BTreeMap<InstanceId, u64>>, active: &Active) {
     let in_flight = in_flight.lock().expect("lock").clone();
     let (applied, run) = (table.revision, table.run.clone());
-    let status = RouterStatus { name: "node-1".to_owned(), applied, run, in_flight };
+    let status = RouterStatus {
+        name: "node-1".to_owned(),
+        applied,
+        run,
+        in_flight,
+        active: active.lock().expect("lock").clone(),
+    };
     client.call::<()>(Method::PUT, "/v1/routers/node-1", Some(&status)).await.expect("reports");
 }

@@ -112,7 +112,7 @@ async fn a_router_that_serves_by_a_table_of_another_run_has_not_let_go() {
     // As after a restore: its revision is far ahead of ours.
     old.revision += 1_000_000;
     let following = rig.client.lines::<drowse_api::routing::RouteTable>("/v1/routes/watch?router=node-1").await;
-    super::report(&rig.client, &old, &Default::default()).await;
+    super::report(&rig.client, &old, &Default::default(), &Default::default()).await;
     rig.deploy("shop").await;
     until("the new one serves", || async {
         let live = rig.app("shop").await.live;

@@ -28,6 +28,8 @@ pub struct Options {
     pub limits: String,
     /// Lines for the router's `[router.limits]`.
     pub router_limits: String,
+    /// Lines for the controller's `[sleep]`.
+    pub sleep: String,
 }
 
 impl Default for Options {
@@ -38,6 +40,7 @@ impl Default for Options {
             agent_lines: String::new(),
             limits: String::new(),
             router_limits: String::new(),
+            sleep: String::new(),
         }
     }
 }
@@ -284,6 +287,9 @@ router_uid = {router}
 boot.timeout_seconds = {boot_timeout}
 {more}
 
+[sleep]
+{sleep}
+
 [[agents]]
 node = "node-1"
 socket = "{run}/agent/agent.sock"
@@ -302,6 +308,7 @@ api_address = "{api}"
 "#,
         more = options.limits,
         router_more = options.router_limits,
+        sleep = options.sleep,
         base = names.base.display(),
         run = names.run.display(),
         api = names.api,

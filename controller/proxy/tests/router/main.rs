@@ -5,6 +5,7 @@
 mod errors;
 mod forwarding;
 mod learning;
+mod sleeping;
 mod smuggling;
 mod streaming;
 mod support;

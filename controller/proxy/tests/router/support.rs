@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use drowse_api::agent::EndpointsPicture;
 use drowse_api::routing::{Endpoint, Route, RouteTable, RouterStatus};
+use drowse_api::sleep::Wake;
 use drowse_api::{AppName, DeploymentId, HostName, InstanceId, NodeName};
 use drowse_proxy::{Limits, Router, RouterConfig};
 use http::{Request, Response};
@@ -32,11 +33,20 @@ pub struct World {
     pub table: watch::Sender<RouteTable>,
     pub endpoints: watch::Sender<EndpointsPicture>,
     pub reports: Arc<Mutex<Vec<RouterStatus>>>,
+    /// What the agent was asked: path and body.
+    pub asked: Arc<Mutex<Vec<String>>>,
     pub controller: Option<Daemon>,
     pub agent: Option<Daemon>,
     pub router: Option<Router>,
     pub address: SocketAddr,
     pub config: RouterConfig,
+}
+
+/// Where a daemon keeps what it is told.
+#[derive(Clone)]
+struct Told {
+    reports: Arc<Mutex<Vec<RouterStatus>>>,
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 /// A task that answers on a Unix socket; dropping it closes every connection.
@@ -61,6 +71,7 @@ pub fn app_route(app: &str, instances: &[&str]) -> Route {
         app: AppName::parse(app).unwrap(),
         deployment: DeploymentId::parse("dep1").unwrap(),
         endpoints: instances.iter().map(|id| endpoint(id)).collect(),
+        wake: Wake::Page,
     }
 }
 
@@ -95,12 +106,14 @@ impl World {
             controller_socket: folder.path().join("controller.sock"),
             api_address: "127.0.0.1:1".parse().unwrap(),
             workers: Some(2),
+            wake_page: None,
             limits,
         };
         let mut world = World {
             table: watch::channel(table).0,
-            endpoints: watch::channel(EndpointsPicture { ready }).0,
+            endpoints: watch::channel(EndpointsPicture { ready, follower: Some(7), ..EndpointsPicture::default() }).0,
             reports: Arc::default(),
+            asked: Arc::default(),
             controller: None,
             agent: None,
             router: None,
@@ -118,12 +131,14 @@ impl World {
     pub fn start_controller(&mut self) {
         self.controller = None;
         let reports = Arc::clone(&self.reports);
-        self.controller = Some(daemon(&self.config.controller_socket, self.table.subscribe(), reports));
+        let told = Told { reports, asked: Arc::default() };
+        self.controller = Some(daemon(&self.config.controller_socket, self.table.subscribe(), told));
     }
 
     pub fn start_agent(&mut self) {
         self.agent = None;
-        self.agent = Some(daemon(&self.config.agent_socket, self.endpoints.subscribe(), Arc::default()));
+        let told = Told { reports: Arc::default(), asked: Arc::clone(&self.asked) };
+        self.agent = Some(daemon(&self.config.agent_socket, self.endpoints.subscribe(), told));
     }
 
     pub fn start_router(&mut self) {
@@ -176,26 +191,18 @@ impl World {
     }
 }
 
-fn daemon<T: Serialize + Clone + Send + Sync + 'static>(
-    path: &Path,
-    value: watch::Receiver<T>,
-    reports: Arc<Mutex<Vec<RouterStatus>>>,
-) -> Daemon {
+fn daemon<T: Serialize + Clone + Send + Sync + 'static>(path: &Path, value: watch::Receiver<T>, told: Told) -> Daemon {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).unwrap();
     Daemon(tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
-            connections.spawn(stream_to(stream, value.clone(), Arc::clone(&reports)));
+            connections.spawn(stream_to(stream, value.clone(), told.clone()));
         }
     }))
 }
 
-async fn stream_to<T: Serialize + Clone>(
-    mut stream: UnixStream,
-    mut value: watch::Receiver<T>,
-    reports: Arc<Mutex<Vec<RouterStatus>>>,
-) {
+async fn stream_to<T: Serialize + Clone>(mut stream: UnixStream, mut value: watch::Receiver<T>, told: Told) {
     let mut seen = Vec::new();
     let end = loop {
         if let Some(end) = find(&seen, b"\r\n\r\n") {
@@ -206,7 +213,7 @@ async fn stream_to<T: Serialize + Clone>(
         }
     };
     let head = String::from_utf8_lossy(&seen[..end]).to_lowercase();
-    if head.starts_with("put") {
+    if head.starts_with("put") || head.starts_with("post") {
         let length: usize =
             head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap().parse().unwrap();
         while seen.len() < end + length {
@@ -214,8 +221,13 @@ async fn stream_to<T: Serialize + Clone>(
                 return;
             }
         }
-        reports.lock().unwrap().push(serde_json::from_slice(&seen[end..]).unwrap());
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+        if head.starts_with("put") {
+            told.reports.lock().unwrap().push(serde_json::from_slice(&seen[end..]).unwrap());
+        } else {
+            let path = head.split(' ').nth(1).unwrap();
+            told.asked.lock().unwrap().push(format!("{path} {}", String::from_utf8_lossy(&seen[end..])));
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull").await;
         return;
     }
     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;

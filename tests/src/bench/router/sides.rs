@@ -92,6 +92,7 @@ pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
         app: AppName::parse("shop")?,
         deployment: DeploymentId::parse("bench")?,
         endpoints: vec![Endpoint { node: NodeName::parse(NODE)?, instance: instance.clone() }],
+        wake: Default::default(),
     };
     let table = RouteTable {
         run: None,
@@ -99,10 +100,12 @@ pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
         domain: "drowse.test".into(),
         hosts: BTreeMap::from([(HostName::parse(HOST)?, route)]),
     };
-    let endpoints = EndpointsPicture { ready: BTreeMap::from([(instance, app.parse()?)]) };
+    let endpoints =
+        EndpointsPicture { ready: BTreeMap::from([(instance, app.parse()?)]), ..EndpointsPicture::default() };
     let config = RouterConfig {
         listen: vec![listen.parse()?],
         public_port: None,
+        wake_page: None,
         data_dir: folder.join("data"),
         node: NodeName::parse(NODE)?,
         agent_socket: folder.join("agent.sock"),

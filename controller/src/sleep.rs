@@ -1,0 +1,213 @@
+//! When apps sleep: what their users and the operator want, and a vote on whether one is idle. Pure:
+//! values in, a verdict with its cause out, which is what `drowse explain` shows.
+
+use std::collections::BTreeMap;
+
+use drowse_api::NodeName;
+use drowse_api::instance::{InstanceState, InstanceStatus};
+use drowse_api::platform::Wanted;
+use drowse_api::routing::RouterStatus;
+use drowse_api::sleep::{After, Depth, Wake};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+
+use crate::model::{App, Instance, Life, User};
+use crate::picture::NodeView;
+
+/// `[sleep]`: how apps sleep where their users set nothing. Without it they do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SleepDefaults {
+    /// How long an app is idle before it is paused, in seconds; never if absent.
+    pub paused_after_seconds: Option<u32>,
+    /// How long an app is idle before nothing of it runs, in seconds; never if absent.
+    pub cold_after_seconds: Option<u32>,
+    /// What a browser gets that asks for an app then.
+    pub wake: Wake,
+    /// Over how long processor time and traffic are measured, in seconds.
+    pub look_seconds: u32,
+}
+
+impl Default for SleepDefaults {
+    fn default() -> Self {
+        Self { paused_after_seconds: None, cold_after_seconds: None, wake: Wake::Page, look_seconds: 10 }
+    }
+}
+
+/// How one app sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// It never does, whatever else is set.
+    pub is_pinned: bool,
+    /// How long it is idle before it is paused, in seconds.
+    pub paused_after: Option<u32>,
+    /// How long it is idle before nothing of it runs, in seconds.
+    pub cold_after: Option<u32>,
+    /// What a browser gets that asks for it then.
+    pub wake: Wake,
+}
+
+/// The one place that turns what a user asked for into how an app sleeps. What the user is entitled to
+/// will be looked at here.
+#[must_use]
+pub fn sleep_policy(app: &App, _user: Option<&User>, settings: &SleepDefaults) -> Policy {
+    let seconds = |asked: Option<After>, default: Option<u32>| asked.map_or(default, After::seconds);
+    Policy {
+        is_pinned: app.sleep.pinned,
+        paused_after: seconds(app.sleep.paused_after, settings.paused_after_seconds),
+        cold_after: seconds(app.sleep.cold_after, settings.cold_after_seconds),
+        wake: app.sleep.wake.unwrap_or(settings.wake),
+    }
+}
+
+impl Policy {
+    /// In a sentence.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let wakes = match self.wake {
+            Wake::Page => "a browser gets the Wake Up page then",
+            Wake::Auto => "a browser wakes it by asking",
+        };
+        match (self.is_pinned, self.paused_after, self.cold_after) {
+            (true, ..) => "it is pinned: it never sleeps".to_owned(),
+            (_, None, None) => "it sleeps only when it is told to (drowse sleep)".to_owned(),
+            (_, Some(paused), None) => format!("paused when idle for {paused} s"),
+            (_, None, Some(cold)) => format!("cold when idle for {cold} s; {wakes}"),
+            (_, Some(paused), Some(cold)) => format!("paused when idle for {paused} s, cold for {cold} s; {wakes}"),
+        }
+    }
+
+    /// The deepest sleep for who is idle for so long.
+    fn depth(&self, idle: SignedDuration) -> Option<(Depth, u32)> {
+        let is_over = |after: &u32| idle.as_secs() >= i64::from(*after);
+        let cold = self.cold_after.filter(is_over).map(|after| (Depth::Cold, after));
+        cold.or_else(|| self.paused_after.filter(is_over).map(|after| (Depth::Paused, after)))
+    }
+}
+
+/// What the vote on one instance came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stays awake, for this reason.
+    Awake(String),
+    /// It is to sleep (or to sleep deeper), for this reason.
+    Sleep(Depth, String),
+    /// It sleeps, so.
+    Asleep(String),
+    /// It sleeps and is to be awake, for this reason.
+    Wake(String),
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Vote<'a> {
+    /// The app.
+    pub app: &'a App,
+    /// Whose it is.
+    pub user: Option<&'a User>,
+    /// The instance.
+    pub instance: &'a Instance,
+    /// What its node reports, if that is what is.
+    pub node: Option<&'a NodeView>,
+    /// What the routers report.
+    pub routers: &'a BTreeMap<NodeName, Option<RouterStatus>>,
+    /// The operator's settings.
+    pub settings: &'a SleepDefaults,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Vote<'_> {
+    /// Whether it is to sleep, and why (not).
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let policy = sleep_policy(self.app, self.user, self.settings);
+        let awake = |why: &str| Verdict::Awake(why.to_owned());
+        let Some(node) = self.node else { return awake("its node does not answer") };
+        let Some(status) = node.instances.get(&self.instance.id) else { return awake("its node does not know it yet") };
+        match &status.state {
+            InstanceState::Frozen { depth, since, reason, .. } => self.asleep(&policy, *depth, *since, reason),
+            InstanceState::Ready { since } => self.ready(&policy, node, status, *since),
+            InstanceState::FallingAsleep { .. } => awake("it falls asleep as soon as its requests are finished"),
+            InstanceState::Waking { .. } => awake("it is being woken"),
+            _ => awake("it is not ready"),
+        }
+    }
+
+    fn asleep(&self, policy: &Policy, depth: Depth, since: Timestamp, reason: &str) -> Verdict {
+        if policy.is_pinned {
+            return Verdict::Wake("it is pinned".to_owned());
+        }
+        // It was idle for so long already when it fell asleep.
+        let before = policy.paused_after.unwrap_or(0);
+        let idle = self.now.duration_since(since) + SignedDuration::from_secs(i64::from(before));
+        match policy.depth(idle) {
+            Some((deeper, after)) if deeper > depth && self.may_sleep().is_ok() => {
+                Verdict::Sleep(deeper, format!("nobody asked for it for {after} s"))
+            }
+            _ => Verdict::Asleep(format!("{depth} since {}: {reason}", seconds_ago(since, self.now))),
+        }
+    }
+
+    fn ready(&self, policy: &Policy, node: &NodeView, status: &InstanceStatus, since: Timestamp) -> Verdict {
+        if let Err(why) = self.may_sleep() {
+            return Verdict::Awake(why.to_owned());
+        }
+        if policy.is_pinned {
+            return Verdict::Awake("it is pinned".to_owned());
+        }
+        let id = &status.id;
+        let in_flight: u64 = self.routers.values().flatten().filter_map(|router| router.in_flight.get(id)).sum();
+        if in_flight > 0 {
+            let what = if in_flight == 1 { "request or stream is" } else { "requests or streams are" };
+            return Verdict::Awake(format!("{in_flight} {what} in flight"));
+        }
+        if self.routers.is_empty() || self.routers.values().any(Option::is_none) {
+            return Verdict::Awake("not every router has told what it serves".to_owned());
+        }
+        let asked = self.routers.values().flatten().filter_map(|router| router.active.get(id)).max();
+        let Some(&asked) = asked else {
+            return Verdict::Awake("no router has told when it was last asked for".to_owned());
+        };
+        let Some(measured) = node.measured.get(id) else {
+            return Verdict::Awake("it is not known yet how much it does by itself".to_owned());
+        };
+        let causes = [
+            (asked, "the last request was".to_owned()),
+            (since, "it has been awake only since".to_owned()),
+            (measured.busy_at.unwrap_or(Timestamp::MIN), measured.why.clone()),
+        ];
+        let (last, what) = causes.into_iter().max_by_key(|(at, _)| *at).unwrap_or((self.now, String::new()));
+        match policy.depth(self.now.duration_since(last)) {
+            Some((depth, after)) => Verdict::Sleep(depth, format!("idle for {after} s")),
+            None => Verdict::Awake(format!("{what} {}; {}", seconds_ago(last, self.now), policy.in_words())),
+        }
+    }
+
+    /// Whether it is of those that may sleep at all.
+    fn may_sleep(&self) -> Result<(), &'static str> {
+        let live = self.app.live.as_ref();
+        if self.app.wanted == Wanted::Stopped {
+            return Err("its app is being stopped");
+        }
+        if self.app.pending.is_some() {
+            return Err("a release of its app is under way");
+        }
+        if self.instance.life != Life::Serving || live.is_none_or(|release| !release.has(self.instance)) {
+            return Err("it does not serve yet, or not any more");
+        }
+        Ok(())
+    }
+}
+
+fn seconds_ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(at).as_secs().max(0);
+    match seconds {
+        ..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        _ => format!("{} h ago", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! The vote, one voice after another.
+
+use drowse_api::sleep::SleepSettings;
+use drowse_api::{AppName, DeploymentId, Digest, Epoch, InstanceId, UserId};
+
+use super::*;
+use crate::activity::Measured;
+use crate::model::{Cause, ProcessType, Release};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+/// Everything that has a voice; at first an app that has been idle for 20 s.
+struct Scene {
+    app: App,
+    instance: Instance,
+    node: NodeView,
+    routers: BTreeMap<NodeName, Option<RouterStatus>>,
+    settings: SleepDefaults,
+}
+
+fn before(seconds: i64) -> Timestamp {
+    NOW - SignedDuration::from_secs(seconds)
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (id, deployment) = (InstanceId::parse("one").expect("an id"), DeploymentId::parse("first").expect("an id"));
+        let (name, owner) = (AppName::parse("shop").expect("a name"), UserId::parse("user").expect("an id"));
+        let node = NodeName::parse("node-1").expect("a name");
+        let release = Release {
+            number: 1,
+            deployment: deployment.clone(),
+            env: BTreeMap::new(),
+            cause: Cause::Deploy,
+            created: before(1000),
+        };
+        let app = App {
+            name: name.clone(),
+            owner: owner.clone(),
+            created: before(1000),
+            wanted: Wanted::Running,
+            scale: None,
+            env: BTreeMap::new(),
+            releases: 1,
+            live: Some(release),
+            pending: None,
+            problem: None,
+            sleep: SleepSettings::default(),
+        };
+        let instance = Instance {
+            id: id.clone(),
+            app: name.clone(),
+            owner: owner.clone(),
+            deployment: deployment.clone(),
+            release: 1,
+            process: ProcessType::Web,
+            node: node.clone(),
+            image: Digest::from_sha256([1; 32]),
+            epoch: Epoch(1),
+            created: before(1000),
+            life: Life::Serving,
+        };
+        let status = InstanceStatus {
+            id: id.clone(),
+            epoch: Epoch(1),
+            controller: None,
+            app: name,
+            deployment,
+            user: owner,
+            address: None,
+            state: InstanceState::Ready { since: before(900) },
+            process: None,
+            restarts: 0,
+        };
+        let view = NodeView {
+            is_connected: true,
+            instances: BTreeMap::from([(id.clone(), status)]),
+            measured: BTreeMap::from([(id.clone(), Measured::default())]),
+            ..NodeView::default()
+        };
+        let router = RouterStatus {
+            name: "node-1".to_owned(),
+            applied: 1,
+            run: None,
+            in_flight: BTreeMap::new(),
+            active: BTreeMap::from([(id, before(20))]),
+        };
+        let settings = SleepDefaults { paused_after_seconds: Some(15), ..SleepDefaults::default() };
+        Self { app, instance, node: view, routers: BTreeMap::from([(node, Some(router))]), settings }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let (app, instance, node) = (&self.app, &self.instance, Some(&self.node));
+        Vote { app, user: None, instance, node, routers: &self.routers, settings: &self.settings, now: NOW }.verdict()
+    }
+
+    fn with(change: impl FnOnce(&mut Self)) -> Verdict {
+        let mut scene = Self::new();
+        change(&mut scene);
+        scene.verdict()
+    }
+
+    fn router(&mut self) -> &mut RouterStatus {
+        self.routers.values_mut().next().expect("one").as_mut().expect("has told")
+    }
+
+    fn state(&mut self, state: InstanceState) {
+        self.node.instances.values_mut().next().expect("one").state = state;
+    }
+
+    fn measured(&mut self) -> &mut Measured {
+        self.node.measured.values_mut().next().expect("one")
+    }
+}
+
+#[track_caller]
+fn stays_awake(change: impl FnOnce(&mut Scene), why: &str) {
+    match Scene::with(change) {
+        Verdict::Awake(told) => assert!(told.contains(why), "{told:?} does not say {why:?}"),
+        other => panic!("{other:?}, where {why:?} keeps it awake"),
+    }
+}
+
+#[test]
+fn an_idle_app_sleeps_and_the_cause_is_told() {
+    assert_eq!(Scene::new().verdict(), Verdict::Sleep(Depth::Paused, "idle for 15 s".to_owned()));
+    let cold = Scene::with(|scene| scene.settings.cold_after_seconds = Some(20));
+    assert_eq!(cold, Verdict::Sleep(Depth::Cold, "idle for 20 s".to_owned()));
+}
+
+#[test]
+fn every_voice_against_it_keeps_an_app_awake() {
+    let id = InstanceId::parse("one").expect("an id");
+    stays_awake(
+        |scene| scene.router().active.values_mut().for_each(|at| *at = before(3)),
+        "the last request was 3 s ago",
+    );
+    stays_awake(|scene| scene.router().in_flight = BTreeMap::from([(id, 2)]), "2 requests or streams are in flight");
+    stays_awake(|scene| scene.state(InstanceState::Ready { since: before(4) }), "awake only since 4 s ago");
+    stays_awake(|scene| scene.routers.clear(), "not every router");
+    stays_awake(|scene| scene.routers.values_mut().for_each(|router| *router = None), "not every router");
+    stays_awake(|scene| scene.router().active.clear(), "no router has told");
+    stays_awake(|scene| scene.node.measured.clear(), "not known yet how much");
+    let busy = |scene: &mut Scene| {
+        *scene.measured() = Measured { busy_at: Some(before(5)), why: "it used 40 % of a processor".to_owned() };
+    };
+    stays_awake(busy, "it used 40 % of a processor 5 s ago");
+    stays_awake(|scene| scene.settings.paused_after_seconds = None, "sleeps only when it is told to");
+    stays_awake(|scene| scene.app.sleep.pinned = true, "pinned");
+    stays_awake(|scene| scene.app.sleep.paused_after = Some(After::Never), "only when it is told to");
+    stays_awake(|scene| scene.app.sleep.paused_after = Some(After::Seconds(60)), "idle for 60 s");
+    stays_awake(|scene| scene.app.wanted = Wanted::Stopped, "stopped");
+    stays_awake(|scene| scene.app.pending = scene.app.live.clone(), "under way");
+    stays_awake(|scene| scene.instance.life = Life::Starting, "does not serve yet");
+    stays_awake(|scene| scene.node.instances.clear(), "does not know it");
+    stays_awake(|scene| scene.state(InstanceState::Preparing), "not ready");
+}
+
+#[test]
+fn what_was_busy_long_ago_counts_no_more() {
+    let verdict = Scene::with(|scene| scene.measured().busy_at = Some(before(100)));
+    assert!(matches!(verdict, Verdict::Sleep(Depth::Paused, _)), "{verdict:?}");
+}
+
+#[test]
+fn a_sleeper_goes_deeper_in_its_time_and_is_woken_when_it_may_not_sleep() {
+    let frozen = |depth, seconds| InstanceState::Frozen {
+        depth,
+        since: before(seconds),
+        reason: "idle for 15 s".to_owned(),
+        takes: None,
+    };
+    let verdict = |depth, seconds, change: fn(&mut Scene)| {
+        Scene::with(|scene| {
+            scene.settings.cold_after_seconds = Some(60);
+            scene.state(frozen(depth, seconds));
+            change(scene);
+        })
+    };
+    assert!(matches!(verdict(Depth::Paused, 44, |_| {}), Verdict::Asleep(_)), "59 s in all");
+    assert_eq!(
+        verdict(Depth::Paused, 45, |_| {}),
+        Verdict::Sleep(Depth::Cold, "nobody asked for it for 60 s".to_owned())
+    );
+    assert!(matches!(verdict(Depth::Cold, 4500, |_| {}), Verdict::Asleep(_)));
+    let told = verdict(Depth::Paused, 44, |scene| scene.settings.paused_after_seconds = None);
+    assert!(matches!(told, Verdict::Asleep(_)), "who was told to sleep is not woken: {told:?}");
+    assert!(matches!(verdict(Depth::Paused, 44, |scene| scene.app.sleep.pinned = true), Verdict::Wake(_)));
+    assert!(matches!(
+        verdict(Depth::Paused, 4500, |scene| scene.app.pending = scene.app.live.clone()),
+        Verdict::Asleep(_)
+    ));
+}
