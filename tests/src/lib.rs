@@ -8,6 +8,7 @@
 
 pub mod apps;
 pub mod bench;
+pub mod floods;
 pub mod http;
 pub mod isolation;
 pub mod load;

@@ -9,22 +9,21 @@ use std::time::Duration;
 use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::instance::Limits;
 use drowse_api::{Digest, ErrorCode, Problem};
-use drowse_launcher::{Bind, InjectedFile};
+use drowse_launcher::InjectedFile;
 use drowse_rootfs::IdRange;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cache::Cache;
 use crate::cgroup::Usage;
-use crate::host::error::SandboxError;
 use crate::host::home::Home;
 use crate::host::plan::{self, Wanted};
-use crate::host::sandbox::blocking;
+use crate::host::sandbox::{Written, blocking};
 use crate::host::{Node, files, process};
 use crate::{logs, problem};
 
 const LAST_WORDS: usize = 50;
-const CACHE: &str = "/cache";
 /// How often it is looked whether a command still can go on.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a command may be at its limit of processes before it is ended.
@@ -48,16 +47,17 @@ impl Workshop<'_> {
         logs::say(&self.home.folder, text);
     }
 
-    /// Runs `script` by bash over `image`, and says where what it wrote is.
+    /// Runs `script` by bash over `image`, and hands on what it wrote.
     ///
     /// # Errors
     /// `build-error` if it fails, runs out of memory or time; `disk-full`; what the host lacks.
-    pub async fn run(&self, image: &Digest, shown: &str, script: &str) -> Result<PathBuf, Problem> {
+    pub async fn run(&self, image: &Digest, shown: &str, script: &str) -> Result<Written, Problem> {
         let home = self.home;
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
-        let (node, wanted, image) = (self.node.clone(), self.wanted(script)?, image.clone());
+        let cache = self.cache().await?;
+        let (node, wanted, image) = (self.node.clone(), self.wanted(script, &cache), image.clone());
         let made = blocking(move || {
             let image = node.store.image(&image)?;
             let layers = node.store.unpack(&image)?;
@@ -91,7 +91,11 @@ impl Workshop<'_> {
             return Err(self.explained(Problem::new(ErrorCode::BuildError, detail)));
         }
         match ended.status {
-            Some(0) => Ok(home.folder.join("upper")),
+            Some(0) => {
+                let (sandboxes, home) = (sandboxes.clone(), home.clone());
+                let written = blocking(move || sandboxes.written(&home)).await;
+                written.map_err(|error| problem::of_sandbox(&error))
+            }
             status => {
                 let what = status.map_or_else(|| "ended with its sandbox".to_owned(), process::in_words);
                 let what = format!("{shown} {what}");
@@ -102,15 +106,14 @@ impl Workshop<'_> {
         }
     }
 
-    fn wanted(&self, script: &str) -> Result<Wanted, Problem> {
-        let limits = self.request.limits;
+    fn wanted(&self, script: &str, cache: &Cache) -> Wanted {
         let mut env: BTreeMap<String, String> = [
             ("CI", "true"),
-            ("npm_config_cache", "/cache/npm"),
+            ("npm_config_cache", cache.npm()),
             ("npm_config_audit", "false"),
             ("npm_config_fund", "false"),
             ("npm_config_progress", "false"),
-            ("PIP_CACHE_DIR", "/cache/pip"),
+            ("PIP_CACHE_DIR", cache.pip()),
             ("PIP_PROGRESS_BAR", "off"),
             ("SSL_CERT_FILE", files::CA_BUNDLE),
             ("NODE_EXTRA_CA_CERTS", files::CA_BUNDLE),
@@ -120,25 +123,36 @@ impl Workshop<'_> {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         env.extend(self.request.env.clone());
-        Ok(Wanted {
+        Wanted {
             home: self.home.clone(),
             ids: self.ids,
-            limits: Limits { memory: limits.memory, pids: limits.pids, cpu_weight: limits.cpu_weight },
+            limits: self.limits(),
             address: self.address,
             host_name: format!("build-{}", self.request.deployment),
             env,
             command: Some(["/bin/bash", "-c", script].map(ToOwned::to_owned).to_vec()),
-            binds: vec![Bind { source: self.cache()?, target: CACHE.into(), read_only: false, idmap: None }],
-        })
+            binds: cache.bind().into_iter().collect(),
+        }
     }
 
-    /// The folder in which package managers of this user keep what they fetched.
-    fn cache(&self) -> Result<PathBuf, Problem> {
-        let folder = self.node.config.data_dir.join("cache").join(self.request.user.as_str());
-        let owner = self.ids.to_host(drowse_api::image::APP_ID);
-        let made = std::fs::create_dir_all(&folder).and_then(|()| std::os::unix::fs::chown(&folder, owner, owner));
-        made.map_err(|source| problem::of_sandbox(&SandboxError::Io { action: "make", path: folder.clone(), source }))?;
-        Ok(folder)
+    /// Where package managers of this user keep what they fetched.
+    async fn cache(&self) -> Result<Cache, Problem> {
+        let (node, user, ids) = (self.node.clone(), self.request.user.clone(), self.ids);
+        let limits = self.limits();
+        let opened = blocking(move || Cache::open(&node, &user, ids, &limits)).await;
+        opened.map_err(|error| problem::of_sandbox(&error))
+    }
+
+    /// What a step may use.
+    fn limits(&self) -> Limits {
+        let limits = self.request.limits;
+        Limits {
+            memory: limits.memory,
+            pids: limits.pids,
+            cpu_weight: limits.cpu_weight,
+            disk: limits.disk,
+            files: limits.files,
+        }
     }
 
     async fn usage(&self) -> Option<Usage> {
@@ -179,9 +193,12 @@ impl Workshop<'_> {
         let log = logs::last_words(&self.home.folder, LAST_WORDS);
         let full = log.iter().any(|line| FULL.iter().any(|word| line.contains(word)));
         let problem = problem.log(log);
+        let disk = self.request.limits.disk;
         if full {
             let detail = format!("disk full: {}", problem.detail);
-            Problem { code: ErrorCode::DiskFull, detail, ..problem }.hint("free space on the node's disk")
+            Problem { code: ErrorCode::DiskFull, detail, ..problem }.hint(format!(
+                "a step of a build may write {disk}; use less, or have the operator raise build.disk or free the node's"
+            ))
         } else {
             problem
         }
