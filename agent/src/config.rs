@@ -77,6 +77,10 @@ pub struct Config {
     /// How long a router that was lost may still send requests without being heard of, in seconds:
     /// nothing falls asleep meanwhile.
     pub router_patience_seconds: u64,
+    /// How many connections an app may have open towards others.
+    pub connections: u32,
+    /// How many it may open in a second, beyond a burst of `connections`.
+    pub connection_rate: u32,
     /// Certificate authorities handed to builds and apps; the host's own if absent.
     pub ca_bundle: Option<PathBuf>,
     /// The resolver file handed to builds and apps; the host's own if absent.
@@ -95,6 +99,8 @@ pub struct Config {
     pub images: Images,
     /// How builds share the host.
     pub builds: Builds,
+    /// How the disk of apps and builds is limited.
+    pub disk: DiskLimits,
 }
 
 /// `[builds]`: how builds share the host.
@@ -109,6 +115,14 @@ impl Default for Builds {
     fn default() -> Self {
         Self { at_once_per_user: 1 }
     }
+}
+
+/// `[disk]`: how what apps and builds write is limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskLimits {
+    /// `auto`, `image` or `off`.
+    pub limit: crate::disk::Mode,
 }
 
 /// `[images]`: what is kept on disk beside what deployments and instances need.
@@ -155,6 +169,8 @@ struct File {
     router_uid: u32,
     router_ports: Vec<u16>,
     router_patience_seconds: u64,
+    connections: u32,
+    connection_rate: u32,
     ca_bundle: Option<PathBuf>,
     resolv_conf: Option<PathBuf>,
     bin_dir: Option<PathBuf>,
@@ -164,6 +180,7 @@ struct File {
     bundles: Bundles,
     images: Images,
     builds: Builds,
+    disk: DiskLimits,
 }
 
 /// `[bundles]`: nothing is allowed by default.
@@ -238,6 +255,8 @@ impl Default for File {
             router_uid: 991,
             router_ports: vec![80, 443],
             router_patience_seconds: 5,
+            connections: 2048,
+            connection_rate: 200,
             ca_bundle: None,
             resolv_conf: None,
             bin_dir: None,
@@ -247,6 +266,7 @@ impl Default for File {
             bundles: Bundles::default(),
             images: Images::default(),
             builds: Builds::default(),
+            disk: DiskLimits::default(),
         }
     }
 }
@@ -293,6 +313,11 @@ impl Config {
         if !is_word(&file.link_prefix, 4) {
             return Err(value("link_prefix", "must be a word of at most 4 of a-z, 0-9, - and _".to_owned()));
         }
+        for (key, number) in [("connections", file.connections), ("connection_rate", file.connection_rate)] {
+            if !(1..=1_000_000).contains(&number) {
+                return Err(value(key, "must be from 1 to 1000000".to_owned()));
+            }
+        }
         if file.first_host_id < 65_536 {
             return Err(value("first_host_id", "must be at least 65536: ids below belong to the host".to_owned()));
         }
@@ -337,6 +362,8 @@ impl Config {
             router_uid: file.router_uid,
             router_ports: file.router_ports,
             router_patience_seconds: file.router_patience_seconds,
+            connections: file.connections,
+            connection_rate: file.connection_rate,
             ca_bundle: file.ca_bundle,
             resolv_conf: file.resolv_conf,
             bin_dir,
@@ -345,6 +372,7 @@ impl Config {
             registries: file.registries,
             images: file.images,
             builds: file.builds,
+            disk: file.disk,
             bundles: file.bundles.checked().map_err(|(key, rule)| value(key, rule))?,
         })
     }
@@ -442,6 +470,9 @@ mod tests {
             ("ready_sandboxes = -1", "ready_sandboxes"),
             ("router_uid = 65534", "router_uid"),
             ("control_uid = 65534", "control_uid"),
+            ("connections = 0", "connections"),
+            ("connection_rate = 0", "connection_rate"),
+            ("[disk]\nlimit = \"quota\"", "limit"),
             ("[bundles]\nallow_binds = [\"srv\"]", "bundles.allow_binds"),
             ("[bundles]\nallow_writable_binds = [\"/srv/../etc\"]", "bundles.allow_writable_binds"),
             ("[bundles]\nallow_sysctls = [\"kernel.core_pattern\"]", "bundles.allow_sysctls"),

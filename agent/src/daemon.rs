@@ -25,6 +25,7 @@ use crate::build::Builds;
 use crate::cgroup::{self, CgroupError};
 use crate::cleanup;
 use crate::config::Config;
+use crate::disk::Disks;
 use crate::durable::DurableError;
 use crate::events::{EventLog, EventsError};
 use crate::host::error::SandboxError;
@@ -212,10 +213,15 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     };
     let launcher = Arc::new(launcher);
     let pool = Arc::new(Pool::new(config.ready_sandboxes));
+    let disks = {
+        let (mode, folder) = (config.disk.limit, config.data_dir.join("disks"));
+        host::sandbox::blocking(move || Ok(Disks::open(mode, folder)?)).await?
+    };
     let sandboxes = Sandboxes {
         launcher: Arc::clone(&launcher),
         cgroups: Arc::clone(&cgroups),
         network: network.clone(),
+        disks,
         boot_id: boot_id.clone(),
         pool: Arc::clone(&pool),
         host_clocks: Arc::default(),

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod cleanup;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod doctor;
 pub mod durable;
 pub mod events;

@@ -170,11 +170,35 @@ pub struct BuildLimits {
     pub cpu_weight: u32,
     /// How long it may take, in seconds.
     pub timeout_seconds: u32,
+    /// Disk that one step of it may write.
+    #[serde(default = "BuildLimits::default_disk")]
+    pub disk: MemoryBytes,
+    /// Files and folders that one step may make.
+    #[serde(default = "BuildLimits::default_files")]
+    pub files: u32,
+}
+
+impl BuildLimits {
+    // Calls of an earlier release have neither.
+    fn default_disk() -> MemoryBytes {
+        Self::default().disk
+    }
+
+    fn default_files() -> u32 {
+        Self::default().files
+    }
 }
 
 impl Default for BuildLimits {
     fn default() -> Self {
-        Self { memory: MemoryBytes::gib(2), pids: 2048, cpu_weight: 50, timeout_seconds: 1800 }
+        Self {
+            memory: MemoryBytes::gib(2),
+            pids: 2048,
+            cpu_weight: 50,
+            timeout_seconds: 1800,
+            disk: MemoryBytes::gib(8),
+            files: 1_000_000,
+        }
     }
 }
 

@@ -63,11 +63,31 @@ pub struct Limits {
     pub pids: u32,
     /// Share of the processors under contention, 1 to 10,000 (cgroup v2 `cpu.weight`).
     pub cpu_weight: u32,
+    /// Disk that it may write, beside its image: decided when its disk is made.
+    #[serde(default = "Limits::default_disk")]
+    pub disk: MemoryBytes,
+    /// Files and folders that it may make there; about as many, and at most one for each 8 KiB.
+    #[serde(default = "Limits::default_files")]
+    pub files: u32,
+}
+
+impl Limits {
+    /// The smallest disk that there is.
+    pub const SMALLEST_DISK: MemoryBytes = MemoryBytes::mib(16);
+
+    // Records and calls of an earlier release have neither.
+    fn default_disk() -> MemoryBytes {
+        Self::default().disk
+    }
+
+    fn default_files() -> u32 {
+        Self::default().files
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: MemoryBytes::mib(512), pids: 512, cpu_weight: 100 }
+        Self { memory: MemoryBytes::mib(512), pids: 512, cpu_weight: 100, disk: MemoryBytes::gib(1), files: 100_000 }
     }
 }
 

@@ -48,6 +48,14 @@ pub enum ConfigError {
     /// A time of no length.
     #[error("[sleep]: the times must be 1 s at least; leave a key out for an app that never sleeps so")]
     Sleep,
+    /// A disk on which nothing would fit.
+    #[error("limits.{key} is {found}; the smallest disk has {}", Limits::SMALLEST_DISK)]
+    Disk {
+        /// Which of them.
+        key: &'static str,
+        /// What is there.
+        found: MemoryBytes,
+    },
     /// The router was asked to run and is not configured.
     #[error("configuration {path} has no [router] table, which `drowse-controller route` needs")]
     NoRouter {
@@ -174,8 +182,23 @@ mod limits {
         };
     }
 
-    table!(instance, InstanceKeys, Limits { memory: MemoryBytes, pids: u32, cpu_weight: u32 });
-    table!(build, BuildKeys, BuildLimits { memory: MemoryBytes, pids: u32, cpu_weight: u32, timeout_seconds: u32 });
+    table!(
+        instance,
+        InstanceKeys,
+        Limits { memory: MemoryBytes, pids: u32, cpu_weight: u32, disk: MemoryBytes, files: u32 }
+    );
+    table!(
+        build,
+        BuildKeys,
+        BuildLimits {
+            memory: MemoryBytes,
+            pids: u32,
+            cpu_weight: u32,
+            timeout_seconds: u32,
+            disk: MemoryBytes,
+            files: u32
+        }
+    );
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct BootKeys {
@@ -234,6 +257,10 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         if !self.api_listen.ip().is_loopback() {
             return Err(ConfigError::OpenApi { address: self.api_listen });
+        }
+        let disks = [("instance.disk", self.limits.instance.disk), ("build.disk", self.limits.build.disk)];
+        if let Some((key, found)) = disks.into_iter().find(|(_, disk)| *disk < Limits::SMALLEST_DISK) {
+            return Err(ConfigError::Disk { key, found });
         }
         let mut names: Vec<_> = self.agents.iter().map(|agent| agent.node.as_str()).collect();
         names.sort_unstable();
@@ -317,10 +344,14 @@ mod tests {
 
     #[test]
     fn each_limit_may_be_left_out_and_amounts_are_numbers_or_text() {
-        let limits = "[limits]\nupload = \"1GiB\"\ninstance.memory = \"256MiB\"\nbuild.memory = 1073741824\n";
+        let limits = "[limits]\nupload = \"1GiB\"\ninstance.memory = \"256MiB\"\nbuild.memory = 1073741824\n\
+                      instance.disk = \"256MiB\"\ninstance.files = 5000\n";
         let limits = read(&format!("{AGENT}{limits}")).expect("reads").limits;
         assert_eq!(limits.upload, MemoryBytes::gib(1));
-        assert_eq!(limits.instance, Limits { memory: MemoryBytes::mib(256), ..Limits::default() });
+        assert_eq!(
+            limits.instance,
+            Limits { memory: MemoryBytes::mib(256), disk: MemoryBytes::mib(256), files: 5000, ..Limits::default() }
+        );
         assert_eq!(limits.build, BuildLimits { memory: MemoryBytes::gib(1), ..BuildLimits::default() });
         assert_eq!(limits.boot, default_boot());
         for wrong in ["instance.cpus = 2", "boot.timeout = 3", "upload = \"much\""] {
@@ -335,6 +366,14 @@ mod tests {
             read(&format!("{AGENT}[sleep]\npaused_after_seconds = 15\nwake = \"auto\"\n")).expect("reads").sleep;
         assert_eq!((sleep.paused_after_seconds, sleep.cold_after_seconds), (Some(15), None));
         assert!(matches!(read(&format!("{AGENT}[sleep]\ncold_after_seconds = 0\n")), Err(ConfigError::Sleep)));
+    }
+
+    #[test]
+    fn a_disk_on_which_nothing_fits_is_refused_by_its_key() {
+        for key in ["instance.disk", "build.disk"] {
+            let error = read(&format!("{AGENT}[limits]\n{key} = \"1MiB\"\n")).expect_err("too small").to_string();
+            assert!(error.contains(key) && error.contains("16 MiB"), "{error}");
+        }
     }
 
     #[test]

@@ -37,6 +37,10 @@ pub struct OverlayPlan {
     /// Unpacked layers, the top one first (the order of overlayfs's `lowerdir`). Their files carry
     /// the image's ids and are mounted with an id map to `ids`.
     pub lowers: Vec<PathBuf>,
+    /// The image of a disk that holds `upper` and `work`, which are then names in it; none where they
+    /// are folders of the host.
+    #[serde(default)]
+    pub disk: Option<PathBuf>,
     /// What the instance changed. Its files carry host ids of `ids`.
     pub upper: PathBuf,
     /// overlayfs's work folder, on the same file system as `upper`.
@@ -52,10 +56,17 @@ impl OverlayPlan {
     pub fn new(layers: &[PathBuf], folder: &std::path::Path, ids: IdRange) -> Self {
         Self {
             lowers: layers.iter().rev().cloned().collect(),
+            disk: None,
             upper: folder.join("upper"),
             work: folder.join("work"),
             ids,
         }
+    }
+
+    /// The same with `upper` and `work` on the disk whose image is `disk`.
+    #[must_use]
+    pub fn on_disk(self, disk: PathBuf) -> Self {
+        Self { disk: Some(disk), upper: "upper".into(), work: "work".into(), ..self }
     }
 }
 

@@ -68,6 +68,15 @@ class Handler(BaseHTTPRequestHandler):
             kept.append(block)
         self.answer("allocated")
 
+    def on_python(self, query):
+        """Runs the body, which finds `query`, `kept` and `end`, the time until which it should go on, and sets `result`."""
+        scope = {"query": query, "kept": kept, "end": time.monotonic() + float(query.get("seconds", "0"))}
+        try:
+            exec(self.body.decode(), scope)
+            self.answer(str(scope["result"]))
+        except BaseException as error:
+            self.answer(f"{type(error).__name__}: {error}", 500)
+
     def on_env(self, query):
         self.answer(os.environ.get(query["name"], ""))
 

@@ -9,6 +9,7 @@
 pub mod apps;
 pub mod bench;
 pub mod browser;
+pub mod floods;
 pub mod http;
 pub mod isolation;
 pub mod load;

@@ -174,6 +174,14 @@ pub fn mounts_below(folders: &[&Path]) -> Vec<PathBuf> {
     points.filter(|point| folders.iter().any(|folder| point.starts_with(folder))).collect()
 }
 
+/// The files below a folder that are the content of a loop device.
+#[must_use]
+pub fn attached_below(folder: &Path) -> Vec<PathBuf> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let files = devices.filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    files.map(|file| PathBuf::from(file.trim())).filter(|file| file.starts_with(folder)).collect()
+}
+
 /// Whether nftables has the table `inet NAME`.
 #[must_use]
 pub fn has_table(name: &str) -> bool {

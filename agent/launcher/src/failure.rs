@@ -97,6 +97,7 @@ steps! {
     CgroupNamespace = "make the cgroup namespace of",
     Propagation = "make private the mounts below",
     OpenLayer = "open the layer",
+    Disk = "mount the disk",
     IdMap = "map the ids of",
     Overlay = "mount the overlay",
     Resolve = "find inside the root",

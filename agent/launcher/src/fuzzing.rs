@@ -33,6 +33,7 @@ pub fn messages() -> Vec<Vec<u8>> {
         spec: Spec::default(),
         overlay: OverlayPlan {
             lowers: vec!["/layer".into()],
+            disk: None,
             upper: "/upper".into(),
             work: "/work".into(),
             ids: IdRange { first: 65_536, count: 65_536 },

@@ -52,6 +52,9 @@ pub struct Bind {
     pub read_only: bool,
     /// The host ids that ids 0 and up of the source appear as; none: as they are on the host.
     pub idmap: Option<IdRange>,
+    /// Whether the source is the image of a [disk](crate::disk), whose root appears; nobody else may have it.
+    #[serde(default)]
+    pub is_disk: bool,
 }
 
 /// The monotonic and boot-time clocks of a sandbox.

@@ -141,6 +141,8 @@ rules! {
     }
     "limits" {
         LimitMemory "limit-memory": "the memory of an instance is bounded", "cgroups(7)";
+        LimitDisk "limit-disk": "what an instance writes to disk is bounded", "multi-tenancy";
+        LimitFiles "limit-files": "the files that an instance makes are bounded", "multi-tenancy";
         LimitProcesses "limit-processes": "the processes of an instance are bounded", "cgroups(7)";
     }
     "network" {
@@ -151,6 +153,8 @@ rules! {
         NetLinkLocal "net-link-local": "link-local services, as metadata of clouds, are out of reach", "RFC 3927, SSRF on metadata";
         NetPublished "net-published": "what the host publishes by translation is out of reach", "multi-tenancy";
         NetFromOutside "net-from-outside": "nobody outside opens a connection to an instance", "CVE-2020-8558";
+        NetConnections "net-connections": "the connections that an instance has open are bounded", "nf_conntrack: one table for all of the host";
+        NetConnectionRate "net-connection-rate": "the connections that an instance opens in a second are bounded", "nf_conntrack: a closed one keeps its place for two minutes";
         NetHostUsers "net-host-users": "of the host only root, control plane and router reach instances", "multi-tenancy";
     }
 }

@@ -305,6 +305,59 @@ pub(crate) fn enter(pidfd: impl AsFd, flags: i32) -> io::Result<()> {
     check(unsafe { libc::setns(pidfd.as_fd().as_raw_fd(), flags) }.into()).map(drop)
 }
 
+/// What the kernel has to say about a file system that could not be made, in brackets.
+pub(crate) fn said(context: &OwnedFd) -> String {
+    let mut buffer = [0; 256];
+    match rustix::io::read(context, &mut buffer) {
+        Ok(length) if length > 2 => format!(" ({})", String::from_utf8_lossy(&buffer[2..length]).trim()),
+        _ => String::new(),
+    }
+}
+
+/// The number of a loop device that nobody uses.
+pub(crate) fn free_loop(control: impl AsFd) -> io::Result<i64> {
+    // SAFETY: takes no argument.
+    check(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE) }.into())
+}
+
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+/// The device lets the file go with its own last user.
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// Pages of the disk are not kept a second time as pages of the file, where the file system can do that.
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_config` of linux/loop.h.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    /// device, inode, rdevice, offset, size limit
+    places: [u64; 5],
+    /// number, encryption, length of its key
+    numbers: [u32; 3],
+    flags: u32,
+    names: [u8; 64 + 64 + 32],
+    init: [u64; 2],
+    reserved: [u64; 8],
+}
+
+/// Makes `file` the content of a loop device.
+pub(crate) fn attach_loop(device: impl AsFd, file: impl AsFd) -> io::Result<()> {
+    let config = LoopConfig {
+        fd: file.as_fd().as_raw_fd().cast_unsigned(),
+        block_size: 4096,
+        places: [0; 5],
+        numbers: [0; 3],
+        flags: LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
+        names: [0; 160],
+        init: [0; 2],
+        reserved: [0; 8],
+    };
+    // SAFETY: the kernel reads the structure, which has its layout and lives until the call returns.
+    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_CONFIGURE, &raw const config) }.into()).map(drop)
+}
+
 /// Loads a filter of system calls for this thread, of which there is one.
 pub(crate) fn load_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;

@@ -68,15 +68,15 @@ pub(super) async fn run(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
             bind(shop, layer.join(APP_FOLDER.trim_start_matches('/')), CONTEXT, true),
             bind(shop, shop.home.folder.join("images"), IMAGES, true),
             // Its files have host ids of the user's range already.
-            Bind { source: storage.clone(), target: LAYERS.into(), read_only: false, idmap: None },
+            Bind { source: storage.clone(), target: LAYERS.into(), read_only: false, idmap: None, is_disk: false },
         ],
         profile: SeccompProfile::Builder,
         env: None,
     };
-    let upper = shop.run_with(&builder, "buildah build", &script(&bases, &found), extra).await?;
+    let written = shop.run_with(&builder, "buildah build", &script(&bases, &found), extra).await?;
     let app_type = shop.request.input.app_type;
     let taken = in_store(shop, move |node| {
-        let image = node.store.import_layout_below(&upper, RESULT, Some(RESULT))?;
+        let image = node.store.import_layout_below(written.folder(), RESULT, Some(RESULT))?;
         node.store.unpack(&node.store.image(&image)?)?;
         Ok(foreign::taken(&node.store, &image, app_type)?)
     });
@@ -90,7 +90,7 @@ pub(super) async fn run(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
 }
 
 fn bind(shop: &Workshop<'_>, source: PathBuf, target: &str, read_only: bool) -> Bind {
-    Bind { source, target: target.into(), read_only, idmap: Some(shop.ids) }
+    Bind { source, target: target.into(), read_only, idmap: Some(shop.ids), is_disk: false }
 }
 
 /// The images that the Dockerfile names, each as a layout of its own in the build's folder, in this order.

@@ -116,13 +116,13 @@ async fn in_sandbox(shop: &Workshop<'_>, wanted: &ImageReference, login: Option<
         [(REFERENCE, reference), (LOGINS, logins), (KNOWN, raw)].map(|(name, value)| (name.to_owned(), value));
     let extra = Extra { binds: Vec::new(), profile: SeccompProfile::Default, env: Some(variables.into()) };
     let shown = format!("skopeo copy {wanted}");
-    let upper =
+    let written =
         shop.run_with(&builder, &shown, SCRIPT, extra).await.map_err(|problem| told_by_skopeo(problem, wanted))?;
     in_store(shop, move |node| {
-        let (folder, raw) = (RESULT.trim_start_matches('/'), upper.join("app/raw"));
+        let (folder, raw) = (RESULT.trim_start_matches('/'), written.folder().join("app/raw"));
         let (digest, raw) = match known.filter(|_| !raw.exists()) {
             Some(known) => (known.image, known.notes.get(NOTE_RAW).cloned().unwrap_or_default()),
-            None => (node.store.import_layout_below(&upper, folder, Some("image"))?, hash_in(&raw)),
+            None => (node.store.import_layout_below(written.folder(), folder, Some("image"))?, hash_in(&raw)),
         };
         node.store.unpack(&node.store.image(&digest)?)?;
         let mut notes = cleanup::used_now();

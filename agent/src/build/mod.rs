@@ -3,6 +3,7 @@
 //! A build's id is its deployment's. It is begun once and never tried again after it failed; one
 //! that an agent's restart broke off did not fail, and a repeated PUT begins it anew.
 
+mod cache;
 mod detect;
 mod docker;
 mod dockerfile;
@@ -29,7 +30,7 @@ use self::queue::Queue;
 use self::record::Record;
 use crate::addresses::Addresses;
 use crate::host::Node;
-use crate::host::home::{self, Home, remove_folder};
+use crate::host::home::{self, Home, remove_file, remove_folder};
 
 /// All builds of the node.
 pub struct Builds {
@@ -285,13 +286,7 @@ async fn clean(node: &Node, home: &Home) {
         for name in ["upper", "work", "files", "manifests", "site", "images", "storage"] {
             remove_folder(&folder.join(name))?;
         }
-        for name in ["upper-of", "exits"] {
-            match std::fs::remove_file(folder.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        ["upper-of", "disk", "exits"].iter().try_for_each(|name| remove_file(&folder.join(name)))
     });
     if let Ok(Err(error)) = removed.await {
         tracing::warn!("cannot remove the files of a build in {}: {error}", home.folder.display());

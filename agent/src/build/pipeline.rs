@@ -25,7 +25,7 @@ use crate::cleanup;
 use crate::host::error::SandboxError;
 use crate::host::home::{Home, remove_folder};
 use crate::host::image::open_in;
-use crate::host::sandbox::blocking;
+use crate::host::sandbox::{Written, blocking};
 use crate::host::{Node, sites};
 use crate::logs;
 use crate::problem;
@@ -151,8 +151,8 @@ async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) 
         } else {
             // Installing needs the source itself: one layer holds what both made of it.
             let (image, keep) = (compose(shop, &base, vec![source.clone()]).await?, install.keep);
-            let upper = shop.run(&image, &install.shown, &install.script).await?;
-            layers.extend([source.clone(), capture(shop, upper, &[keep, "app"]).await?]);
+            let written = shop.run(&image, &install.shown, &install.script).await?;
+            layers.extend([source.clone(), capture(shop, written, &[keep, "app"]).await?]);
             has_source = true;
         }
     }
@@ -161,8 +161,8 @@ async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) 
     }
     if let Some(build) = &found.build {
         let image = compose(shop, &base, layers.clone()).await?;
-        let upper = shop.run(&image, &build.shown, &build.script).await?;
-        layers.push(capture(shop, upper, build.keep).await?);
+        let written = shop.run(&image, &build.shown, &build.script).await?;
+        layers.push(capture(shop, written, build.keep).await?);
     }
     let (image, workload) = match found.serves {
         Serves::Process { start, origin } => {
@@ -235,8 +235,8 @@ async fn dependencies(shop: &Workshop<'_>, base: &Digest, install: &Install) -> 
         Ok(layer)
     });
     let image = compose(shop, base, vec![lists.await?]).await?;
-    let upper = shop.run(&image, &install.shown, &install.script).await?;
-    let layer = capture(shop, upper, &[install.keep]).await?;
+    let written = shop.run(&image, &install.shown, &install.script).await?;
+    let layer = capture(shop, written, &[install.keep]).await?;
     let kept = layer.clone();
     in_store(shop, move |node| {
         let image = node.store.compose(None, &[kept], &|_| {})?;
@@ -307,14 +307,14 @@ fn label(config: &mut ImageConfiguration, labels: &[(&str, String)]) {
 }
 
 /// What a step wrote below `folders`, as a layer; tools' own caches in the home folder are left out.
-async fn capture(shop: &Workshop<'_>, upper: PathBuf, folders: &[&'static str]) -> Result<Layer, Problem> {
+async fn capture(shop: &Workshop<'_>, written: Written, folders: &[&'static str]) -> Result<Layer, Problem> {
     let (ids, folders) = (shop.ids, folders.to_vec());
     let layer = in_store(shop, move |node| {
         let keep =
             |path: &Path| folders.iter().any(|folder| path.starts_with(folder) || Path::new(folder).starts_with(path));
         let is_cache =
             |path: &Path| [".cache", ".npm", ".config"].iter().any(|name| path == Path::new("app").join(name));
-        Ok(node.store.capture_layer(&upper, ids, &|path| keep(path) && !is_cache(path))?)
+        Ok(node.store.capture_layer(written.folder(), ids, &|path| keep(path) && !is_cache(path))?)
     });
     layer.await
 }

@@ -15,16 +15,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cache::Cache;
 use crate::cgroup::Usage;
 use crate::host::error::SandboxError;
-use crate::host::home::{Home, remove_folder};
+use crate::host::home::{Home, remove_file, remove_folder};
 use crate::host::plan::{self, Wanted};
-use crate::host::sandbox::blocking;
+use crate::host::sandbox::{Written, blocking};
 use crate::host::{Node, files, process};
 use crate::{logs, problem};
 
 const LAST_WORDS: usize = 50;
-const CACHE: &str = "/cache";
 /// How often it is looked whether a command still can go on.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a command may be at its limit of processes before it is ended.
@@ -58,38 +58,41 @@ impl Workshop<'_> {
         logs::say(&self.home.folder, text);
     }
 
-    /// Runs `script` by bash over `image`, and says where what it wrote is.
+    /// Runs `script` by bash over `image`, and hands on what it wrote.
     ///
     /// # Errors
     /// `build-error` if it fails, runs out of memory or time; `disk-full`; what the host lacks.
-    pub async fn run(&self, image: &Digest, shown: &str, script: &str) -> Result<PathBuf, Problem> {
-        self.execute(image, shown, self.wanted(script)?).await
+    pub async fn run(&self, image: &Digest, shown: &str, script: &str) -> Result<Written, Problem> {
+        // Nobody else has it until the command has ended.
+        let cache = self.cache().await?;
+        self.execute(image, shown, self.wanted(script, &cache)).await
     }
 
-    /// As [`run`](Self::run), with what else a step sees of the host, and may do.
+    /// As [`run`](Self::run), with what else a step sees of the host, and may do; without the cache.
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub async fn run_with(&self, image: &Digest, shown: &str, script: &str, extra: Extra) -> Result<PathBuf, Problem> {
-        let wanted = self.wanted(script)?;
+    pub async fn run_with(&self, image: &Digest, shown: &str, script: &str, extra: Extra) -> Result<Written, Problem> {
+        let wanted = self.wanted(script, &Cache::None);
         let env = extra.env.unwrap_or(wanted.env);
         self.execute(image, shown, Wanted { binds: extra.binds, profile: extra.profile, env, ..wanted }).await
     }
 
-    /// Runs what is `wanted` over `image`, and says where what it wrote is.
+    /// Runs what is `wanted` over `image`, and hands on what it wrote.
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub async fn execute(&self, image: &Digest, shown: &str, wanted: Wanted) -> Result<PathBuf, Problem> {
+    pub async fn execute(&self, image: &Digest, shown: &str, wanted: Wanted) -> Result<Written, Problem> {
         let home = self.home;
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
         let (node, image) = (self.node.clone(), image.clone());
-        let upper = home.folder.join("upper");
+        let (upper, disk) = (home.folder.join("upper"), home.disk());
         let made = blocking(move || {
             // What an earlier step over the same image wrote is not this one's.
             remove_folder(&upper).map_err(|source| SandboxError::io("remove", &upper, source))?;
+            remove_file(&disk).map_err(|source| SandboxError::io("remove", &disk, source))?;
             let image = node.store.image(&image)?;
             let layers = node.store.unpack(&image)?;
             let mut plan = plan::of(&node, wanted, &image, layers)?;
@@ -122,7 +125,11 @@ impl Workshop<'_> {
             return Err(self.explained(Problem::new(ErrorCode::BuildError, detail)));
         }
         match ended.status {
-            Some(0) => Ok(home.folder.join("upper")),
+            Some(0) => {
+                let (sandboxes, home) = (sandboxes.clone(), home.clone());
+                let written = blocking(move || sandboxes.written(&home)).await;
+                written.map_err(|error| problem::of_sandbox(&error))
+            }
             status => {
                 let what = status.map_or_else(|| "ended with its sandbox".to_owned(), process::in_words);
                 let what = format!("{shown} {what}");
@@ -133,14 +140,14 @@ impl Workshop<'_> {
         }
     }
 
-    fn wanted(&self, script: &str) -> Result<Wanted, Problem> {
+    fn wanted(&self, script: &str, cache: &Cache) -> Wanted {
         let mut env: BTreeMap<String, String> = [
             ("CI", "true"),
-            ("npm_config_cache", "/cache/npm"),
+            ("npm_config_cache", cache.npm()),
             ("npm_config_audit", "false"),
             ("npm_config_fund", "false"),
             ("npm_config_progress", "false"),
-            ("PIP_CACHE_DIR", "/cache/pip"),
+            ("PIP_CACHE_DIR", cache.pip()),
             ("PIP_PROGRESS_BAR", "off"),
             ("SSL_CERT_FILE", files::CA_BUNDLE),
             ("NODE_EXTRA_CA_CERTS", files::CA_BUNDLE),
@@ -150,7 +157,7 @@ impl Workshop<'_> {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         env.extend(self.request.env.clone());
-        Ok(Wanted {
+        Wanted {
             home: self.home.clone(),
             ids: self.ids,
             limits: self.limits(),
@@ -158,24 +165,29 @@ impl Workshop<'_> {
             host_name: format!("build-{}", self.request.deployment),
             env,
             command: Some(["/bin/bash", "-c", script].map(ToOwned::to_owned).to_vec()),
-            binds: vec![Bind { source: self.cache()?, target: CACHE.into(), read_only: false, idmap: None }],
+            binds: cache.bind().into_iter().collect(),
             profile: SeccompProfile::Default,
-        })
+        }
     }
 
-    /// What a command may use.
+    /// Where package managers of this user keep what they fetched.
+    async fn cache(&self) -> Result<Cache, Problem> {
+        let (node, user, ids) = (self.node.clone(), self.request.user.clone(), self.ids);
+        let limits = self.limits();
+        let opened = blocking(move || Cache::open(&node, &user, ids, &limits)).await;
+        opened.map_err(|error| problem::of_sandbox(&error))
+    }
+
+    /// What a step may use.
     pub fn limits(&self) -> Limits {
         let limits = self.request.limits;
-        Limits { memory: limits.memory, pids: limits.pids, cpu_weight: limits.cpu_weight }
-    }
-
-    /// The folder in which package managers of this user keep what they fetched.
-    fn cache(&self) -> Result<PathBuf, Problem> {
-        let folder = self.node.config.data_dir.join("cache").join(self.request.user.as_str());
-        let owner = self.ids.to_host(drowse_api::image::APP_ID);
-        let made = std::fs::create_dir_all(&folder).and_then(|()| std::os::unix::fs::chown(&folder, owner, owner));
-        made.map_err(|source| problem::of_sandbox(&SandboxError::Io { action: "make", path: folder.clone(), source }))?;
-        Ok(folder)
+        Limits {
+            memory: limits.memory,
+            pids: limits.pids,
+            cpu_weight: limits.cpu_weight,
+            disk: limits.disk,
+            files: limits.files,
+        }
     }
 
     async fn usage(&self) -> Option<Usage> {
@@ -216,9 +228,12 @@ impl Workshop<'_> {
         let log = logs::last_words(&self.home.folder, LAST_WORDS);
         let full = log.iter().any(|line| FULL.iter().any(|word| line.contains(word)));
         let problem = problem.log(log);
+        let disk = self.request.limits.disk;
         if full {
             let detail = format!("disk full: {}", problem.detail);
-            Problem { code: ErrorCode::DiskFull, detail, ..problem }.hint("free space on the node's disk")
+            Problem { code: ErrorCode::DiskFull, detail, ..problem }.hint(format!(
+                "a step of a build may write {disk}; use less, or have the operator raise build.disk or free the node's"
+            ))
         } else {
             problem
         }

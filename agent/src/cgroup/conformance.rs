@@ -35,7 +35,7 @@ trait Process {
 }
 
 fn limits(memory: u64, pids: u32, cpu_weight: u32) -> Limits {
-    Limits { memory: MemoryBytes::mib(memory), pids, cpu_weight }
+    Limits { memory: MemoryBytes::mib(memory), pids, cpu_weight, ..Limits::default() }
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -73,6 +73,7 @@ fn what_is_not_there_is_told_apart(world: &dyn World, place: &Place) {
         cgroups.usage(place).map(drop),
         cgroups.limits(place).map(drop),
         cgroups.oom_kills(place).map(drop),
+        cgroups.refused_forks(place).map(drop),
         cgroups.watch_oom(place).map(drop),
         cgroups.freeze(place),
         cgroups.is_frozen(place).map(drop),
@@ -171,8 +172,11 @@ fn a_group_that_was_killed_takes_new_processes(world: &dyn World, place: &Place)
 
 fn the_number_of_processes_is_limited(world: &dyn World, place: &Place) {
     world.cgroups().create(place, &limits(64, 10, 100)).expect("create");
+    let refused = || world.cgroups().refused_forks(place).expect("count");
     assert!(!world.is_refused(place, 5));
+    let before = refused();
     assert!(world.is_refused(place, 15));
+    assert!(refused() > before, "and counted");
     until("the place to be empty", || !world.cgroups().is_populated(place, Leaf::App).expect("populated"));
 }
 
@@ -368,7 +372,11 @@ impl World for FakeWorld {
     }
 
     fn is_refused(&self, place: &Place, children: u32) -> bool {
-        children >= self.fake.limits(place).expect("limits").pids
+        let is_refused = children >= self.fake.limits(place).expect("limits").pids;
+        if is_refused {
+            self.fake.refuse_fork(place);
+        }
+        is_refused
     }
 }
 

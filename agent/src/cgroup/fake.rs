@@ -53,6 +53,7 @@ struct Group {
     app: BTreeSet<i32>,
     frozen: bool,
     oom_kills: u64,
+    refused_forks: u64,
     memory: u64,
     watchers: Vec<OwnedFd>,
 }
@@ -106,6 +107,13 @@ impl Fake {
         }
     }
 
+    /// As if the kernel had refused the app a further process.
+    pub fn refuse_fork(&self, place: &Place) {
+        if let Some(group) = self.lock().groups.get_mut(place) {
+            group.refused_forks += 1;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,7 +126,7 @@ impl Fake {
 impl Group {
     fn new(limits: Limits) -> Self {
         let (init, app) = (BTreeSet::new(), BTreeSet::new());
-        Self { limits, init, app, frozen: false, oom_kills: 0, memory: 0, watchers: Vec::new() }
+        Self { limits, init, app, frozen: false, oom_kills: 0, refused_forks: 0, memory: 0, watchers: Vec::new() }
     }
 
     fn leaf(&mut self, leaf: Leaf) -> &mut BTreeSet<i32> {
@@ -214,6 +222,10 @@ impl Cgroups for Fake {
             pids: (group.init.len() + group.app.len()) as u64,
             ..Usage::default()
         })
+    }
+
+    fn refused_forks(&self, place: &Place) -> Result<u64, CgroupError> {
+        self.with(place, |group| group.refused_forks)
     }
 
     fn limits(&self, place: &Place) -> Result<Limits, CgroupError> {

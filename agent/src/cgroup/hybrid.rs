@@ -188,6 +188,12 @@ impl Cgroups for Hybrid {
         Ok(count(Leaf::Init)? + count(Leaf::App)?)
     }
 
+    fn refused_forks(&self, place: &Place) -> Result<u64, CgroupError> {
+        // Version 1 counts in the group of the process that forks.
+        let group = self.pids.join(place.folder()).join(Leaf::App.folder());
+        files::read_key(&group.join("pids.events"), "max")
+    }
+
     fn watch_oom(&self, place: &Place) -> Result<OwnedFd, CgroupError> {
         // A group is told of the limits above it too, so watching the leaf sees every one.
         let group = self.memory.join(place.folder()).join(Leaf::App.folder());
@@ -215,6 +221,7 @@ impl Cgroups for Hybrid {
             memory: MemoryBytes(controllers::memory(&self.memory.join(place.folder()), Version::V1)?),
             pids: controllers::pids(&self.pids.join(place.folder()))?,
             cpu_weight: controllers::cpu_weight(&self.cpu.join(place.folder()), Version::V1)?,
+            ..Limits::default()
         })
     }
 

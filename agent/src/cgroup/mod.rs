@@ -211,6 +211,12 @@ pub trait Cgroups: Send + Sync {
     /// If the place is not there.
     fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError>;
 
+    /// How many processes of the place the kernel has not started, since it had as many as it may.
+    ///
+    /// # Errors
+    /// If the place is not there.
+    fn refused_forks(&self, place: &Place) -> Result<u64, CgroupError>;
+
     /// A descriptor that becomes readable when [`oom_kills`](Self::oom_kills) may be about to move,
     /// and may also do so for nothing. Read up to 4096 bytes to arm it again; the count follows
     /// within milliseconds, so look a few times. The descriptor does not block.
@@ -225,7 +231,8 @@ pub trait Cgroups: Send + Sync {
     /// If the place is not there.
     fn usage(&self, place: &Place) -> Result<Usage, CgroupError>;
 
-    /// The limits that the kernel shows; the largest number of the type where there is none.
+    /// The limits that the kernel shows; the largest number of the type where there is none. Those
+    /// of the disk are no group's: they read as the defaults.
     ///
     /// # Errors
     /// If the place is not there.

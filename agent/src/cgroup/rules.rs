@@ -54,7 +54,7 @@ fn stops(rule: Rule, script: &str) {
         let place = Place::instance(&UserId::generate(), &InstanceId::generate());
         let stage = Stage { cgroups: detect(&name).expect("a usable layout"), place };
         left_out::set(is_left_out.then_some(rule));
-        let limits = Limits { memory: MemoryBytes::mib(48), pids: 10, cpu_weight: 100 };
+        let limits = Limits { memory: MemoryBytes::mib(48), pids: 10, ..Limits::default() };
         stage.cgroups.create(&stage.place, &limits).expect("create");
         left_out::set(None);
         assert_eq!(stage.completes(script), is_left_out, "left out: {is_left_out}");

@@ -155,6 +155,11 @@ impl Cgroups for V2 {
         files::read_key(&self.group(place).join("memory.events"), "oom_kill")
     }
 
+    fn refused_forks(&self, place: &Place) -> Result<u64, CgroupError> {
+        // The leaves have no such controller: also kernels that count where the process is count here.
+        files::read_key(&self.group(place).join("pids.events"), "max")
+    }
+
     fn watch_oom(&self, place: &Place) -> Result<OwnedFd, CgroupError> {
         let path = self.group(place).join("memory.events");
         let watch = || {
@@ -182,6 +187,7 @@ impl Cgroups for V2 {
             memory: MemoryBytes(controllers::memory(&group, Version::V2)?),
             pids: controllers::pids(&group)?,
             cpu_weight: controllers::cpu_weight(&group, Version::V2)?,
+            ..Limits::default()
         })
     }
 

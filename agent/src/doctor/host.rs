@@ -10,6 +10,7 @@ use rustix::fs::statvfs;
 use super::mount::existing;
 use super::{failure, ok, warning};
 use crate::config::Config;
+use crate::disk;
 
 /// Below this, images cannot be unpacked.
 const DISK_NEEDED: MemoryBytes = MemoryBytes::mib(512);
@@ -81,6 +82,26 @@ pub(super) fn disk(config: &Config) -> Check {
         return warning("disk", found, ADVICE);
     }
     ok("disk", found)
+}
+
+/// Tried where disks will be, and nothing is left of it.
+pub(super) fn disk_limits(config: &Config) -> Check {
+    const NAME: &str = "disk limits";
+    if config.disk.limit == disk::Mode::Off {
+        let advice = "set limit = \"auto\" below [disk] in the agent's configuration";
+        return warning(NAME, "switched off: one app can fill the disk of all", advice);
+    }
+    let tried = super::mount::scratch(config)
+        .map_err(|source| disk::DiskError::Io { action: "write in", path: config.data_dir.clone(), source })
+        .and_then(|folder| disk::probe(folder.path()));
+    match tried {
+        Ok(()) => ok(NAME, "apps and builds write to images of a fixed size"),
+        Err(error) => warning(
+            NAME,
+            format!("one app can fill the disk of all: {}", crate::host::error::chain(&error)),
+            "install e2fsprogs, and use a kernel with loop devices and ext4",
+        ),
+    }
 }
 
 /// Running instances never swap, so none is needed.

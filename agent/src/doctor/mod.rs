@@ -19,7 +19,7 @@ pub fn examine(config: &Config) -> Vec<Check> {
     checks.extend([kernel::process_descriptors(), kernel::seccomp(), mount::overlay(config), mount::id_maps(config)]);
     checks.extend(network(config));
     checks.extend([program::siblings(config), program::criu(config)]);
-    checks.extend([host::disk(config), host::swap(), host::clock()]);
+    checks.extend([host::disk(config), host::disk_limits(config), host::swap(), host::clock()]);
     checks
 }
 
@@ -70,7 +70,16 @@ mod tests {
             return;
         }
         // The programs are built elsewhere, and CRIU may be missing; the kernel must do.
-        let kernel = ["control groups", "id-mapped mounts", "namespaces", "nftables", "overlay", "pidfd", "seccomp"];
+        let kernel = [
+            "control groups",
+            "disk limits",
+            "id-mapped mounts",
+            "namespaces",
+            "nftables",
+            "overlay",
+            "pidfd",
+            "seccomp",
+        ];
         for name in kernel {
             let check = checks.iter().find(|check| check.name == name).expect("examined");
             assert_eq!(check.verdict, Verdict::Ok, "{name}: {}", check.found);

@@ -43,7 +43,7 @@ pub(super) fn id_maps(config: &Config) -> Check {
 }
 
 /// A folder where data will be, removed again with all in it.
-fn scratch(config: &Config) -> io::Result<tempfile::TempDir> {
+pub(super) fn scratch(config: &Config) -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(".drowse-doctor-").tempdir_in(existing(&config.data_dir))
 }
 

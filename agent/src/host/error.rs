@@ -9,6 +9,7 @@ use drowse_rootfs::StoreError;
 use drowse_rootfs::bundle::BundleError;
 
 use crate::cgroup::{CgroupError, Place};
+use crate::disk::DiskError;
 use crate::durable::DurableError;
 use crate::identity::IdentityError;
 use crate::network::NetworkError;
@@ -32,6 +33,9 @@ pub enum SandboxError {
     /// Its control groups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Its disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// Its network.
     #[error(transparent)]
     Network(#[from] NetworkError),

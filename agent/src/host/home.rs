@@ -56,6 +56,12 @@ impl Home {
         self.folder.join("exits")
     }
 
+    /// The image of the disk that holds what is written in it, where there is one.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join("disk")
+    }
+
     /// What is kept of the sandbox over restarts of the agent.
     #[must_use]
     pub fn sandbox_record(&self) -> PathBuf {
@@ -87,6 +93,17 @@ pub fn builds(config: &Config) -> PathBuf {
 /// If something in it cannot be removed.
 pub fn remove_folder(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file; one that is not there is no error.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn remove_file(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -10,6 +10,7 @@ mod node;
 pub mod plan;
 pub mod process;
 mod profile;
+mod reached;
 pub mod readiness;
 pub mod ready;
 pub mod sandbox;

@@ -17,7 +17,7 @@ use super::ask::ask;
 use super::error::SandboxError;
 use super::home::{Home, remove_folder};
 use super::sandbox::{Sandboxes, blocking};
-use super::{plan, process, profile, sites};
+use super::{plan, process, profile, reached, sites};
 use crate::config::Config;
 use crate::durable::{self, DurableError};
 use crate::events::EventLog;
@@ -152,7 +152,13 @@ impl Host for Node {
 
     async fn gone(&self, record: &Record, running: Running) {
         match running {
-            Running::Process(app) => self.sandboxes.ended(&self.home(&record.life.spec), app).await,
+            Running::Process(app) => {
+                let home = self.home(&record.life.spec);
+                tokio::select! {
+                    () = self.sandboxes.ended(&home, app) => {}
+                    never = reached::tell(self, &record.life.spec, &home) => match never {},
+                }
+            }
             Running::Published => pending().await,
         }
     }

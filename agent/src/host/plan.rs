@@ -200,6 +200,7 @@ pub fn of(node: &Node, mut wanted: Wanted, image: &Image, layers: Vec<PathBuf>) 
         read_only: bind.read_only,
         // Files of the host keep their owners: an app gets at them as whoever it is there.
         idmap: None,
+        is_disk: false,
     }));
     let shown = files::Shown {
         folder: &wanted.home.shown(),

@@ -5,13 +5,14 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use drowse_api::instance::{Limits, ProcessIdentity};
 use drowse_api::{Digest, MemoryBytes};
+use drowse_launcher::disk::Disk;
 use drowse_launcher::init::InitClient;
 use drowse_launcher::{
     Bind, Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, Ready, SandboxFds, SandboxRequest,
@@ -23,11 +24,12 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
-use super::home::{Home, remove_folder};
+use super::home::{Home, remove_file, remove_folder};
 use super::process;
 use super::readiness::readable;
 use super::ready::{Member, Pool};
 use crate::cgroup::{Cgroups, Leaf};
+use crate::disk::{DiskError, Disks};
 use crate::durable;
 use crate::instance::state::App;
 use crate::network::{Network, namespace_of};
@@ -78,6 +80,21 @@ pub(super) struct Kept {
     pub(super) kills_before: u64,
 }
 
+/// What was written in a sandbox: a folder, for as long as this is held.
+#[derive(Debug)]
+pub struct Written {
+    folder: PathBuf,
+    _disk: Option<Disk>,
+}
+
+impl Written {
+    /// The upper folder of its overlay; its files have host ids.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
 /// How a process in a sandbox ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -98,6 +115,8 @@ pub struct Sandboxes {
     pub cgroups: Arc<dyn Cgroups>,
     /// Links them.
     pub network: Network,
+    /// Holds what they write.
+    pub disks: Disks,
     /// The boot that what runs belongs to.
     pub boot_id: String,
     /// What was made ahead of them.
@@ -202,7 +221,7 @@ impl Sandboxes {
     pub(super) fn request(&self, plan: &Plan) -> SandboxRequest {
         SandboxRequest {
             spec: plan.spec.clone(),
-            overlay: OverlayPlan::new(&plan.layers, &plan.home.folder, plan.ids),
+            overlay: self.overlay(plan),
             files: plan.files.clone(),
             binds: plan.binds.clone(),
             clock: if self.host_clocks.load(Ordering::Relaxed) { Clock::Host } else { Clock::default() },
@@ -227,6 +246,15 @@ impl Sandboxes {
         })
     }
 
+    /// The sandbox's root, once its folders are prepared.
+    fn overlay(&self, plan: &Plan) -> OverlayPlan {
+        let overlay = OverlayPlan::new(&plan.layers, &plan.home.folder, plan.ids);
+        let disk = plan.home.disk();
+        if disk.exists() { overlay.on_disk(disk) } else { overlay }
+    }
+
+    /// Where the sandbox writes: a disk of its own, or folders of the host where it began with these or
+    /// the host makes no disks.
     fn prepare_folders(&self, plan: &Plan) -> Result<(), SandboxError> {
         let home = &plan.home;
         let upper = home.folder.join("upper");
@@ -238,15 +266,35 @@ impl Sandboxes {
         // overlayfs has no meaning for an upper layer over other lower ones.
         if std::fs::read_to_string(&marker).is_ok_and(|image| image != plan.image.as_str()) {
             remove_folder(&upper).map_err(io("remove", &upper))?;
+            remove_file(&home.disk()).map_err(io("remove", &home.disk()))?;
+        }
+        let is_disk = home.disk().exists() || (self.disks.is_limited() && !upper.exists());
+        std::fs::create_dir_all(&home.run).map_err(io("make", &home.run))?;
+        let mark = || std::fs::write(&marker, plan.image.as_str()).map_err(io("write", &marker));
+        if is_disk {
+            self.disks.make(&home.disk(), &plan.limits)?;
+            return mark();
         }
         let work = home.folder.join("work");
         remove_folder(&work).map_err(io("remove", &work))?;
-        for folder in [&upper, &work, &home.run] {
+        for folder in [&upper, &work] {
             std::fs::create_dir_all(folder).map_err(io("make", folder))?;
         }
         let root = plan.ids.to_host(0);
         std::os::unix::fs::chown(&upper, root, root).map_err(io("change the owner of", &upper))?;
-        std::fs::write(&marker, plan.image.as_str()).map_err(io("write", &marker))
+        mark()
+    }
+
+    /// What was written in a sandbox that stands no more.
+    ///
+    /// # Errors
+    /// If its disk cannot be mounted.
+    pub fn written(&self, home: &Home) -> Result<Written, SandboxError> {
+        if !home.disk().exists() {
+            return Ok(Written { folder: home.folder.join("upper"), _disk: None });
+        }
+        let disk = Disk::open(&home.disk()).map_err(DiskError::from)?;
+        Ok(Written { folder: disk.path().join(drowse_launcher::disk::UPPER), _disk: Some(disk) })
     }
 
     /// Starts the plan's process; whatever ran there before is killed first.
@@ -363,6 +411,13 @@ impl Sandboxes {
         self.kept(home).is_some_and(|kept| process::is_alive(kept.init))
     }
 
+    /// The root of a standing sandbox, as a path that leads there for as long as it stands.
+    #[must_use]
+    pub fn root_of(&self, home: &Home) -> Option<PathBuf> {
+        let kept = self.kept(home).filter(|kept| process::is_alive(kept.init))?;
+        Some(PathBuf::from(format!("/proc/{}/root", kept.init.pid)))
+    }
+
     /// The namespace of a standing sandbox's network.
     ///
     /// # Errors
@@ -405,12 +460,8 @@ impl Sandboxes {
             process::signal(kept.init, rustix::process::Signal::KILL);
         }
         self.wait_until_empty(home, &Leaf::ALL)?;
-        match std::fs::remove_file(home.sandbox_record()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(SandboxError::io("remove", &home.sandbox_record(), error))
-            }
-            _ => Ok(()),
-        }
+        let record = home.sandbox_record();
+        remove_file(&record).map_err(|error| SandboxError::io("remove", &record, error))
     }
 
     pub(super) fn kill_app(&self, home: &Home) -> Result<(), SandboxError> {
@@ -469,10 +520,10 @@ impl Sandboxes {
             if matches!(failure.step, Step::Exec | Step::WorkingFolder))
     }
 
-    /// Memory for a helper of ours.
+    /// Limits of a helper of ours, which writes nothing.
     #[must_use]
     pub fn helper_limits(memory: MemoryBytes) -> Limits {
-        Limits { memory, pids: 64, cpu_weight: 100 }
+        Limits { memory, pids: 64, cpu_weight: 100, disk: Limits::SMALLEST_DISK, files: 64 }
     }
 }
 

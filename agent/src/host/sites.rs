@@ -82,7 +82,7 @@ pub(super) fn binds(config: &Config, id: &InstanceId) -> Vec<Bind> {
     if !is_server(id) {
         return Vec::new();
     }
-    vec![Bind { source: published(config), target: INSIDE.into(), read_only: true, idmap: None }]
+    vec![Bind { source: published(config), target: INSIDE.into(), read_only: true, idmap: None, is_disk: false }]
 }
 
 /// The file server as an instance.

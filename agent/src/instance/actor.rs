@@ -228,7 +228,7 @@ impl<H: Host> Actor<H> {
             return Err(Problem::new(ErrorCode::Conflict, detail).hint("raise the epoch with every change"));
         }
         if spec.epoch > have.epoch {
-            self.happen(Event::Put(spec)).await.map_err(|error| keep_problem(&error))?;
+            self.happen(Event::Put(Box::new(spec))).await.map_err(|error| keep_problem(&error))?;
         }
         self.answer().await
     }

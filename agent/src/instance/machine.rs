@@ -78,7 +78,7 @@ impl Life {
         }
         let state = std::mem::replace(&mut self.state, State::Removing);
         self.state = match event {
-            Event::Put(spec) => self.put(state, spec, now, &mut effects),
+            Event::Put(spec) => self.put(state, *spec, now, &mut effects),
             Event::Stop { epoch, grace, reason } => {
                 self.spec.epoch = epoch;
                 self.woken = None;

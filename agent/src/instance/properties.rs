@@ -139,7 +139,7 @@ impl Run {
                 self.image += u8::from(matches!(step, Step::PutOther)) % 200;
                 let mut next = spec(self.epoch, self.life.spec.on_boot_failure);
                 next.image = drowse_api::Digest::from_sha256([self.image; 32]);
-                self.happen(Event::Put(next));
+                self.happen(Event::Put(Box::new(next)));
             }
             Step::Stop => {
                 self.epoch += 1;

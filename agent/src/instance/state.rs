@@ -281,7 +281,7 @@ pub enum Lack {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A newer decision on what it should be.
-    Put(InstanceSpec),
+    Put(Box<InstanceSpec>),
     /// A newer decision that it should stop.
     Stop {
         /// The decision.

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 
 use super::error::NetworkError;
-use super::table::LINKS;
+use super::table::{COUNTED, LINKS, REFUSED};
 
 /// What one link may send from: an element of the table's set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ const FAMILY_HEAD: usize = 4;
 /// Adds an element; one that is there is no error.
 pub(super) fn add(table: &str, element: &Element) -> Result<(), NetworkError> {
     let mut batch = Batch::new();
-    batch.change(NEW_ELEMENTS, CREATE, table, std::slice::from_ref(element));
+    batch.change(NEW_ELEMENTS, CREATE, table, LINKS, &[element.key().to_vec()]);
     batch.send("a new element")
 }
 
@@ -68,8 +68,15 @@ pub(super) fn delete(table: &str, elements: &[Element]) -> Result<(), NetworkErr
         return Ok(());
     }
     let mut batch = Batch::new();
-    batch.change(NEW_ELEMENTS, CREATE, table, elements);
-    batch.change(DELETE_ELEMENTS, 0, table, elements);
+    let keys: Vec<Vec<u8>> = elements.iter().map(|element| element.key().to_vec()).collect();
+    // What was counted of a link is not the next one's of that name.
+    let mut links: Vec<Vec<u8>> = keys.iter().map(|key| key[..NAME_SIZE].to_vec()).collect();
+    links.sort_unstable();
+    links.dedup();
+    for (set, keys) in [(LINKS, &keys), (COUNTED[0], &links), (COUNTED[1], &links), (REFUSED, &links)] {
+        batch.change(NEW_ELEMENTS, CREATE, table, set, keys);
+        batch.change(DELETE_ELEMENTS, 0, table, set, keys);
+    }
     batch.send("the end of elements")
 }
 
@@ -141,16 +148,16 @@ impl Batch {
         self.bytes[start + HEAD + 2..start + HEAD + 4].copy_from_slice(&SUBSYSTEM.to_be_bytes());
     }
 
-    fn change(&mut self, kind: u16, flags: u16, table: &str, elements: &[Element]) {
+    fn change(&mut self, kind: u16, flags: u16, table: &str, set: &str, keys: &[Vec<u8>]) {
         self.changes += 1;
         let sequence = u32::try_from(self.changes).unwrap_or(u32::MAX);
         message(&mut self.bytes, kind, REQUEST | ACKNOWLEDGE | flags, sequence, |body| {
             attribute(body, LIST_TABLE, &terminated(table));
-            attribute(body, LIST_SET, &terminated(LINKS));
+            attribute(body, LIST_SET, &terminated(set));
             nested(body, LIST_ELEMENTS, |list| {
-                for element in elements {
+                for each in keys {
                     nested(list, LIST_ELEMENT, |one| {
-                        nested(one, ELEMENT_KEY, |key| attribute(key, DATA_VALUE, &element.key()));
+                        nested(one, ELEMENT_KEY, |key| attribute(key, DATA_VALUE, each));
                     });
                 }
             });

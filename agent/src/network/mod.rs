@@ -22,8 +22,9 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use changes::{Change, Changes};
 use drowse_api::{DeploymentId, InstanceId};
@@ -54,6 +55,10 @@ pub struct NetworkConfig {
     pub control_uid: u32,
     /// Ports of this host that apps may reach.
     pub router_ports: Vec<u16>,
+    /// How many connections an instance may have open towards others.
+    pub connections: u32,
+    /// How many it may open in a second, beyond a burst of as many as it may have.
+    pub connection_rate: u32,
     /// Name servers that apps may ask, also if they are this host or link-local. Only IPv4 ones count.
     pub resolvers: Vec<IpAddr>,
 }
@@ -69,6 +74,8 @@ impl NetworkConfig {
             router_uid: config.router_uid,
             control_uid: config.control_uid,
             router_ports: config.router_ports.clone(),
+            connections: config.connections,
+            connection_rate: config.connection_rate,
             resolvers,
         }
     }
@@ -138,6 +145,18 @@ pub struct Network {
     mtu: Arc<AtomicU32>,
     /// Counts spare links.
     spares: Arc<AtomicU32>,
+    // A std lock, held for a look.
+    refused: Arc<Mutex<Refused>>,
+}
+
+/// How long the list of links that were refused connections is good for: one for all who ask.
+const REFUSED_FRESH: Duration = Duration::from_secs(3);
+
+/// The links that were refused a connection.
+#[derive(Debug, Default)]
+struct Refused {
+    as_of: Option<Instant>,
+    links: Vec<String>,
 }
 
 /// A link that is made before anybody owns it.
@@ -163,7 +182,8 @@ impl Network {
     /// The network described by `config`; touches nothing.
     #[must_use]
     pub fn new(config: NetworkConfig) -> Self {
-        Self { config: Arc::new(config), mtu: Arc::new(AtomicU32::new(link::DEFAULT_MTU)), spares: Arc::default() }
+        let mtu = Arc::new(AtomicU32::new(link::DEFAULT_MTU));
+        Self { config: Arc::new(config), mtu, spares: Arc::default(), refused: Arc::default() }
     }
 
     /// Puts the table, forwarding and the range's own route in place. Idempotent; links that are
@@ -304,6 +324,34 @@ impl Network {
         let folder = format!("/sys/class/net/{}/statistics", self.plan(owner).name);
         let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok()?.trim().parse::<u64>().ok();
         Some(read("rx_bytes")? + read("tx_bytes")?)
+    }
+
+    /// Whether `owner` was refused a connection in the last minute, since it had or opened too many; as of
+    /// some seconds ago.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn is_crowded(&self, owner: &Owner) -> Result<bool, NetworkError> {
+        // Nobody has many while there are few at all: the list costs a process.
+        let tracked = sysctl::read("net/netfilter/nf_conntrack_count").ok().and_then(|count| count.parse::<u32>().ok());
+        if tracked.is_some_and(|tracked| tracked < self.config.connections / 2) {
+            return Ok(false);
+        }
+        let name = self.plan(owner).name;
+        let is_due = {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = refused.as_of.is_none_or(|as_of| as_of.elapsed() > REFUSED_FRESH);
+            if is_due {
+                // Whoever comes meanwhile takes what was known before.
+                refused.as_of = Some(Instant::now());
+            }
+            is_due
+        };
+        if is_due {
+            let links = nft::members(&self.config.table, table::REFUSED).await?;
+            self.refused.lock().unwrap_or_else(PoisonError::into_inner).links = links;
+        }
+        Ok(self.refused.lock().unwrap_or_else(PoisonError::into_inner).links.contains(&name))
     }
 
     /// Every link of ours on the host.

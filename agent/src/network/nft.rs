@@ -18,6 +18,28 @@ pub(super) async fn try_out(rules: &str) -> Result<(), NetworkError> {
     run(&["-c", "-f", "-"], rules, "the rules").await.map(drop)
 }
 
+/// The names in a set of links that are refused something; none if there is no table.
+pub(super) async fn members(table: &str, set: &str) -> Result<Vec<String>, NetworkError> {
+    let name = |value: &Value| Some(value.as_str().or_else(|| value["elem"]["val"].as_str())?.to_owned());
+    Ok(list(table, set).await?.iter().filter_map(name).collect())
+}
+
+async fn list(table: &str, set: &str) -> Result<Vec<Value>, NetworkError> {
+    const WHAT: &str = "the list of elements";
+    let output = match run(&["-j", "list", "set", "inet", table, set], "", WHAT).await {
+        Ok(output) => output,
+        Err(NetworkError::Nft { message, .. }) if message.contains("No such file or directory") => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let value: Value =
+        serde_json::from_slice(&output).map_err(|e| NetworkError::Nft { what: WHAT, message: e.to_string() })?;
+    let objects = value["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let lists = objects.iter().filter_map(|object| object["set"]["elem"].as_array());
+    Ok(lists.flatten().cloned().collect())
+}
+
 /// The whole ruleset of this namespace, as `nft -j` prints it.
 pub(super) async fn everything() -> Result<Value, NetworkError> {
     const WHAT: &str = "the list of all rules";

@@ -10,7 +10,13 @@ use crate::config::AddressRange;
 impl Network {
     /// Examines nftables, forwarding, other firewalls and the address range; changes nothing.
     pub async fn survey(&self) -> Vec<Check> {
-        vec![self.survey_nft().await, survey_forwarding(), self.survey_firewalls().await, self.survey_range().await]
+        vec![
+            self.survey_nft().await,
+            survey_forwarding(),
+            self.survey_firewalls().await,
+            self.survey_range().await,
+            self.survey_tracking(),
+        ]
     }
 
     async fn survey_nft(&self) -> Check {
@@ -45,6 +51,23 @@ impl Network {
         let advice = others.iter().map(|other| other.advice.as_str()).collect::<Vec<_>>().join("; and ");
         let found = format!("{found}: apps may not reach the outside");
         check(NAME, Verdict::Warning, found, Some(&advice))
+    }
+
+    /// One table of connections for the whole host: a few apps at their limit must fit.
+    fn survey_tracking(&self) -> Check {
+        const NAME: &str = "connection tracking";
+        let number = |name| sysctl::read(&format!("net/netfilter/{name}")).ok()?.trim().parse::<u64>().ok();
+        let (Some(count), Some(most)) = (number("nf_conntrack_count"), number("nf_conntrack_max")) else {
+            // The kernel's module is loaded with the first rule that needs it.
+            return check(NAME, Verdict::Ok, "not in use yet".to_owned(), None);
+        };
+        let found = format!("{count} of {most} connections; each app may have {}", self.config.connections);
+        // A few apps at their limit, and room for the rest.
+        if most < 16 * u64::from(self.config.connections) || count > most / 10 * 9 {
+            let advice = "raise net.netfilter.nf_conntrack_max, or lower connections in the agent's configuration";
+            return check(NAME, Verdict::Warning, found, Some(advice));
+        }
+        check(NAME, Verdict::Ok, found, None)
     }
 
     async fn survey_range(&self) -> Check {

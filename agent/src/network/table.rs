@@ -15,6 +15,11 @@ use crate::rules;
 /// The set of links and the addresses they may send from.
 pub(super) const LINKS: &str = "links";
 
+/// The sets of links that have or open many connections, with what the kernel counts of each.
+pub(super) const COUNTED: [&str; 2] = ["open_connections", "new_connections"];
+/// Links that were refused one in the last minute.
+pub(super) const REFUSED: &str = "refused_connections";
+
 /// The whole table. Applied again it replaces every rule in one step and keeps the set.
 pub(super) fn ruleset(config: &NetworkConfig) -> String {
     let NetworkConfig { range, table, link_prefix, router_uid, control_uid, .. } = config;
@@ -35,6 +40,13 @@ pub(super) fn ruleset(config: &NetworkConfig) -> String {
     let refuse = "reject with icmpx admin-prohibited";
     let ipv4_only = line(Rule::NetIpv4Only, &format!("iifname {link} meta nfproto != ipv4 drop"));
     let own_source = line(Rule::NetOwnSource, &format!("iifname {link} iifname . ip saddr != @{LINKS} drop"));
+    let [open, new] = COUNTED;
+    let over = |rule: Rule, set: &str, limit: &str| {
+        line(rule, &format!("ct state new add @{set} {{ iifname {limit} }} add @{REFUSED} {{ iifname }} {refuse}"))
+    };
+    let connections = over(Rule::NetConnections, open, &format!("ct count over {}", config.connections));
+    let rate = format!("limit rate over {}/second burst {} packets", config.connection_rate, config.connections);
+    let counted = connections + &over(Rule::NetConnectionRate, new, &rate);
     let host_services = line(Rule::NetHostServices, refuse);
     let tenant_links = line(Rule::NetTenants, &format!("oifname {link} {refuse}"));
     let tenant_range = line(Rule::NetTenants, &format!("ip daddr {range} {refuse}"));
@@ -51,6 +63,26 @@ table inet {table} {{
 		type ifname . ipv4_addr
 	}}
 
+	# How many connections links have open, how many they opened of late, and which were refused one.
+	set {open} {{
+		type ifname
+		size 65535
+		flags dynamic
+	}}
+
+	set {new} {{
+		type ifname
+		size 65535
+		flags dynamic
+	}}
+
+	set {REFUSED} {{
+		type ifname
+		size 65535
+		flags dynamic,timeout
+		timeout 1m
+	}}
+
 	# Nothing but its own address may come from a link. Before connection tracking, which it would fill.
 	chain sources {{
 		type filter hook prerouting priority raw; policy accept;{ipv4_only}{own_source}
@@ -63,7 +95,7 @@ table inet {table} {{
 
 	# Of this host, apps reach the router and the name servers, and nothing else.
 	chain app_to_host {{
-		ct state established,related accept{dns}{router}{host_services}
+		ct state established,related accept{counted}{dns}{router}{host_services}
 	}}
 
 	chain forward {{
@@ -75,7 +107,7 @@ table inet {table} {{
 	# Apps reach the outside, but no other app, no link-local service and nothing that this host
 	# publishes by changing a packet's destination.
 	chain app_to_outside {{
-		ct state established,related accept{tenant_links}{tenant_range}{dns}{link_local}{published}
+		ct state established,related accept{counted}{tenant_links}{tenant_range}{dns}{link_local}{published}
 		accept
 	}}
 

@@ -5,6 +5,7 @@ mod abuse;
 mod bundles;
 mod cleanup;
 mod crashes;
+mod disks;
 mod endure;
 mod hostile;
 mod ready;

@@ -233,7 +233,23 @@ impl Agent {
         image: &Digest,
         workload: Workload,
     ) -> Result<InstanceStatus, Problem> {
-        let spec = spec(id, epoch, image, workload);
+        self.put_within(id, epoch, image, workload, self.usual_limits()).await
+    }
+
+    /// What instances of tests may use.
+    pub fn usual_limits(&self) -> Limits {
+        Limits { memory: drowse_api::MemoryBytes::mib(64), ..Limits::default() }
+    }
+
+    pub async fn put_within(
+        &self,
+        id: &str,
+        epoch: u64,
+        image: &Digest,
+        workload: Workload,
+        limits: Limits,
+    ) -> Result<InstanceStatus, Problem> {
+        let spec = InstanceSpec { limits, ..spec(id, epoch, image, workload) };
         self.client.call(Method::PUT, &format!("/v1/instances/{id}"), Some(&spec)).await
     }
 

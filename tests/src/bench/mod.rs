@@ -1,6 +1,8 @@
 //! What benchmarks share: programs that end with them, what the kernel counts about a process, and
 //! tables of results in the one form that all benchmarks print.
 
+pub mod floods;
+pub mod footprint;
 pub mod process;
 pub mod report;
 pub mod router;

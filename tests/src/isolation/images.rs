@@ -72,7 +72,13 @@ fn targets(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) {
         ("the target of a bind", |layer, canary, request| {
             symlink(canary, layer.join("cache")).expect("a link");
             let source = request.overlay.upper.clone();
-            request.binds.push(Bind { source, target: "/cache/deep".into(), read_only: false, idmap: None });
+            request.binds.push(Bind {
+                source,
+                target: "/cache/deep".into(),
+                read_only: false,
+                idmap: None,
+                is_disk: false,
+            });
         }),
         ("the target of a tmpfs", |layer, canary, request| {
             symlink(canary, layer.join("scratch")).expect("a link");

@@ -32,10 +32,23 @@ pub fn leftovers(names: &Names) -> Vec<String> {
     let own = names.base.join("agent");
     let mounts = machine::mounts_below(&[&names.base, &names.run]).into_iter().filter(|point| *point != own);
     found.extend(mounts.map(|point| format!("mount {}", point.display())));
+    found.extend(attached(names).iter().map(|file| format!("loop device with {}", file.display())));
     if machine::has_table(&names.table) {
         found.push(format!("table inet {}", names.table));
     }
     found
+}
+
+/// Disks that loop devices have: the kernel writes out what is left after a sandbox's end, and lets go then.
+fn attached(names: &Names) -> Vec<std::path::PathBuf> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = machine::attached_below(&names.base);
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Removes everything of this world that a reboot would: all but its folder on disk.

@@ -83,7 +83,7 @@ fn make_private() -> Result<(), Failure> {
 fn make_root(blueprint: &Blueprint<'_>) -> Result<Root, Failure> {
     let request = blueprint.request;
     let ids = request.overlay.ids;
-    let parts = overlay::Parts::open(&request.overlay, &blueprint.maps)?;
+    let parts = overlay::Parts::open(&request.overlay, &blueprint.maps, blueprint.disk.as_ref())?;
     let files = open_files(blueprint)?;
     let binds = open_binds(blueprint)?;
     let root = Root::new(parts.mount()?, ids);
@@ -131,8 +131,14 @@ fn open_files(blueprint: &Blueprint<'_>) -> Result<Vec<Source>, Failure> {
 
 fn open_binds(blueprint: &Blueprint<'_>) -> Result<Vec<Source>, Failure> {
     let mut sources = Vec::new();
+    let mut disks = blueprint.bound.iter();
     for bind in &blueprint.request.binds {
-        let mount = mounts::copy_of_path(&bind.source, false).or_fail(Step::Bind, &bind.source)?;
+        let disk = if bind.is_disk { disks.next() } else { None };
+        let mount = match disk {
+            Some(disk) => disk.as_fd().try_clone_to_owned(),
+            None => mounts::copy_of_path(&bind.source, false),
+        }
+        .or_fail(Step::Bind, &bind.source)?;
         let mut attributes = mounts::plain();
         attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, bind.read_only);
         let change = MountChange {

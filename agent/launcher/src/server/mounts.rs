@@ -12,6 +12,7 @@ use rustix::mount::{
 
 use crate::failure::{Failure, OrFail, Step};
 use crate::rules::Rule;
+use crate::sys;
 
 /// These flags, if the rule that wants them is in force.
 pub(super) fn by(rule: Rule, flags: MountAttrFlags) -> MountAttrFlags {
@@ -43,17 +44,8 @@ pub(super) fn new_mount(kind: &str, settings: &[&str], attributes: MountAttrFlag
         }
         .or_fail(Step::Mount, format!("{kind} with {setting}"))?;
     }
-    fsconfig_create(context.as_fd()).or_fail(Step::Mount, format!("{kind}{}", said(&context)))?;
+    fsconfig_create(context.as_fd()).or_fail(Step::Mount, format!("{kind}{}", sys::said(&context)))?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).or_fail(Step::Mount, kind)
-}
-
-/// What the kernel has to say about a failed file system, in brackets.
-pub(super) fn said(context: &OwnedFd) -> String {
-    let mut buffer = [0; 256];
-    match rustix::io::read(context, &mut buffer) {
-        Ok(length) if length > 2 => format!(" ({})", String::from_utf8_lossy(&buffer[2..length]).trim()),
-        _ => String::new(),
-    }
 }
 
 /// A copy of what is mounted at `path` of the host, mounted nowhere yet.

@@ -4,21 +4,21 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use drowse_rootfs::OverlayPlan;
 use nix::mount::MsFlags;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
 use super::idmap::IdMaps;
 use super::mounts;
+use crate::disk::Disk;
 use crate::failure::{Failure, OrFail, Step};
 use crate::rules::Rule;
-use crate::sys::{MountChange, change_mount};
+use crate::sys::{self, MountChange, change_mount};
 
 /// Where layers are attached while the overlay is made: kernels before 6.15 take only layers that
 /// are mounted somewhere in the namespace. Covers a folder that every host has, in the new mount
@@ -31,14 +31,16 @@ const BUSY_LIMIT: Duration = Duration::from_secs(2);
 const SETTINGS: [(&str, &str); 2] = [("index", "on"), ("nfs_export", "on")];
 
 /// Layers and folders, opened before the stage covers anything.
-pub(super) struct Parts {
+pub(super) struct Parts<'a> {
     lowers: Vec<OwnedFd>,
-    upper: File,
-    work: File,
+    /// What `upper` and `work` are on, if that is a disk of their own.
+    disk: Option<&'a Disk>,
+    upper: OwnedFd,
+    work: OwnedFd,
 }
 
-impl Parts {
-    pub(super) fn open(plan: &OverlayPlan, maps: &IdMaps) -> Result<Self, Failure> {
+impl<'a> Parts<'a> {
+    pub(super) fn open(plan: &OverlayPlan, maps: &IdMaps, disk: Option<&'a Disk>) -> Result<Self, Failure> {
         let mut lowers = Vec::new();
         for layer in &plan.lowers {
             let copy = mounts::copy_of_path(layer, false).or_fail(Step::OpenLayer, layer)?;
@@ -53,10 +55,12 @@ impl Parts {
         if lowers.is_empty() {
             return Err(Failure::refused(Step::Overlay, "/", "there is no layer"));
         }
+        let below = disk.map_or(CWD, AsFd::as_fd);
         let open = |path: &Path| {
-            File::options().read(true).custom_flags(libc::O_DIRECTORY).open(path).or_fail(Step::OpenLayer, path)
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::openat(below, path, flags, Mode::empty()).or_fail(Step::OpenLayer, path)
         };
-        Ok(Self { lowers, upper: open(&plan.upper)?, work: open(&plan.work)? })
+        Ok(Self { lowers, disk, upper: open(&plan.upper)?, work: open(&plan.work)? })
     }
 
     /// Makes the overlay and attaches it on the stage; the root, open.
@@ -70,6 +74,10 @@ impl Parts {
             let folder = make_folder(&stage, &name).or_fail(Step::Overlay, &name)?;
             mounts::attach(layer, &folder).or_fail(Step::Overlay, &name)?;
             names.push(format!("{STAGE}/{name}"));
+        }
+        if let Some(disk) = self.disk {
+            let folder = make_folder(&stage, "disk").or_fail(Step::Overlay, "disk")?;
+            mounts::attach(disk, &folder).or_fail(Step::Overlay, "disk")?;
         }
         let target = make_folder(&stage, "root").or_fail(Step::Overlay, "root")?;
         let started = Instant::now();
@@ -100,7 +108,7 @@ impl Parts {
         for (key, value) in folders.into_iter().chain(SETTINGS) {
             fsconfig_set_string(context.as_fd(), key, value).or_fail(Step::Overlay, format!("{key}={value}"))?;
         }
-        fsconfig_create(context.as_fd()).or_fail(Step::Overlay, format!("/{}", mounts::said(&context)))?;
+        fsconfig_create(context.as_fd()).or_fail(Step::Overlay, format!("/{}", sys::said(&context)))?;
         let mount =
             fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, mounts::plain()).or_fail(Step::Overlay, "/")?;
         mounts::attach(&mount, target).or_fail(Step::Overlay, "/")?;

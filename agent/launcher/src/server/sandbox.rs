@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::channel::{CHILD_LIMIT, Channel, Heard, Word, is_readable};
 use super::idmap::IdMaps;
 use super::{groups, idmap, inside, ready, spec};
+use crate::disk::Disk;
 use crate::failure::{Failure, OrFail, Step};
 use crate::message::{Clock, ClockOffset, SandboxRequest};
 use crate::process::start_time;
@@ -41,6 +42,10 @@ pub(super) struct Blueprint<'a> {
     pub(super) maps: IdMaps,
     /// The user namespace of its processes, if root is inside.
     pub(super) own_ids: Option<OwnedFd>,
+    /// Where what is written goes, if that is a disk of its own.
+    pub(super) disk: Option<Disk>,
+    /// The disks among the binds, in their order.
+    pub(super) bound: Vec<Disk>,
     pub(super) given: Given,
     pub(super) init: &'a OwnedFd,
     pub(super) filter: Vec<libc::sock_filter>,
@@ -55,8 +60,11 @@ pub(super) fn build(request: &SandboxRequest, mut given: Given, init: &OwnedFd) 
         maps.add(ids)?;
     }
     let own_ids = request.root_inside.then(|| idmap::of_processes(request.overlay.ids)).transpose()?;
+    let disk = open_disk(request)?;
+    let disks = request.binds.iter().filter(|bind| bind.is_disk);
+    let bound = disks.map(|bind| Disk::open(&bind.source)).collect::<Result<_, _>>()?;
     let filter = crate::seccomp::default_filter();
-    let mut blueprint = Blueprint { request, plan, maps, own_ids, given, init, filter };
+    let mut blueprint = Blueprint { request, plan, maps, own_ids, disk, bound, given, init, filter };
     if let Clock::Own { monotonic, boottime } = request.clock
         && Rule::NamespaceTime.in_force()
     {
@@ -106,7 +114,11 @@ fn run_init(blueprint: &mut Blueprint<'_>, spaces: i32) -> Result<(Done, OwnedFd
         }
         Cloned::Parent(pid, pidfd) => {
             drop(theirs);
-            let finished = await_init(pid, &pidfd, &ours);
+            let finished = await_init(pid, &pidfd, &ours).map(|mut done| {
+                let reserved = blueprint.disk.as_ref().map_or(Ok(()), Disk::reserve);
+                done.shortfalls.extend(reserved.err());
+                done
+            });
             if finished.is_err() {
                 // The kernel takes all of the sandbox with its pid 1.
                 let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
@@ -115,6 +127,13 @@ fn run_init(blueprint: &mut Blueprint<'_>, spaces: i32) -> Result<(Done, OwnedFd
             Ok((finished?, pidfd))
         }
     }
+}
+
+fn open_disk(request: &SandboxRequest) -> Result<Option<Disk>, Failure> {
+    let Some(image) = &request.overlay.disk else { return Ok(None) };
+    let disk = Disk::open(image)?;
+    disk.prepare(request.overlay.ids.to_host(0).unwrap_or(0))?;
+    Ok(Some(disk))
 }
 
 /// Children of this process will be born in a new time namespace.

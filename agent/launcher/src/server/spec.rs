@@ -96,7 +96,20 @@ pub(super) fn plan(spec: &Spec) -> Result<Plan, Failure> {
     for mount in spec.mounts().iter().flatten() {
         take_mount(&mut plan, mount)?;
     }
+    // The kernel's own bound is half of the host's memory.
+    let most = memory(spec).map_or_else(|| "size=64m".to_owned(), |bytes| format!("size={bytes}"));
+    for tmpfs in &mut plan.tmpfs {
+        if !tmpfs.settings.iter().any(|setting| setting.starts_with("size=")) {
+            tmpfs.settings.push(most.clone());
+        }
+    }
     Ok(plan)
+}
+
+/// The memory that the configuration's processes may have.
+fn memory(spec: &Spec) -> Option<i64> {
+    let resources = spec.linux().as_ref()?.resources().as_ref()?;
+    resources.memory().as_ref()?.limit().filter(|limit| *limit > 0)
 }
 
 fn refuse_foreign(linux: &Linux) -> Result<(), Failure> {
@@ -232,6 +245,15 @@ mod tests {
             let error = planned(spec).unwrap_err();
             assert!(error.contains(field), "{error}");
         }
+    }
+
+    #[test]
+    fn a_tmpfs_without_a_size_gets_that_of_the_memory() {
+        let mounts = json!([{"destination": "/tmp", "type": "tmpfs", "options": ["mode=700"]}]);
+        let limited = planned(json!({"mounts": mounts, "linux": {"resources": {"memory": {"limit": 5000}}}})).unwrap();
+        assert_eq!(limited.tmpfs[0].settings, ["mode=700", "size=5000"]);
+        let plain = planned(json!({"mounts": mounts, "linux": {"resources": {"memory": {"limit": -1}}}})).unwrap();
+        assert_eq!(plain.tmpfs[0].settings, ["mode=700", "size=64m"]);
     }
 
     #[test]

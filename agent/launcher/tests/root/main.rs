@@ -4,6 +4,7 @@
 mod support;
 
 mod cgroups;
+mod disks;
 mod exits;
 mod filter;
 mod hostile;

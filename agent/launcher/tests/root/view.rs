@@ -122,6 +122,7 @@ fn bound_folders_appear_with_the_owner_and_the_rights_asked_for() {
         target: target.into(),
         read_only,
         idmap,
+        is_disk: false,
     };
     request.binds =
         vec![bind("/cache", false, Some(IDS)), bind("/sites/deep", true, Some(IDS)), bind("/plain", false, None)];

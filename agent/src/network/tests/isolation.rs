@@ -127,7 +127,7 @@ fn an_app_sends_from_no_address_but_its_own() {
         let app = stage.app("a", A).await;
         let _other = stage.app("b", B).await;
         let dns = stage.host.receive_udp(HOST, 53);
-        dns.set_read_timeout(Some(Duration::from_millis(700))).expect("a limit");
+        let wait = |limit| dns.set_read_timeout(Some(limit)).expect("a limit");
         let send_from = |source: Ipv4Addr| {
             app.run(|| {
                 let socket = UdpSocket::bind((source, 0)).expect("bind");
@@ -135,8 +135,10 @@ fn an_app_sends_from_no_address_but_its_own() {
             });
         };
         let mut buffer = [0; 64];
+        wait(Duration::from_secs(20));
         send_from(A.into());
         assert_eq!(dns.recv_from(&mut buffer).expect("its own address").1.ip(), IpAddr::from(A));
+        wait(Duration::from_millis(700));
         // The other tenant's, one nobody has, and one from far away. The kernel's own check of the
         // reverse path is switched off, so that the table is what is tried.
         stage.host.shell("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done");
@@ -146,6 +148,7 @@ fn an_app_sends_from_no_address_but_its_own() {
             let heard = dns.recv_from(&mut buffer).map(|(_, from)| from);
             assert!(heard.is_err(), "{source} came through as {heard:?}");
         }
+        wait(Duration::from_secs(20));
         send_from(A.into());
         dns.recv_from(&mut buffer).expect("its own address still");
     });

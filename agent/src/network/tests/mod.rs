@@ -20,6 +20,8 @@ fn config() -> NetworkConfig {
         router_uid: 991,
         control_uid: 990,
         router_ports: vec![80, 8080],
+        connections: 20,
+        connection_rate: 10,
         resolvers: vec![
             "192.0.2.1".parse().expect("this host"),
             "169.254.169.253".parse().expect("a link-local one"),

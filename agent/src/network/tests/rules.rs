@@ -1,20 +1,27 @@
 //! Each rule of the network is needed: what it stops gets through without it, and only without it.
 
-use std::net::{Ipv4Addr, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use drowse_launcher::rules::Rule;
 
+use super::super::{NetworkConfig, nft, table};
 use super::config;
-use super::stage::{FAR, HOST, METADATA, Namespace, Stage, on_stage};
+use super::stage::{FAR, HOST, METADATA, Namespace, Stage, on_stage, owner};
 use crate::rules::left_out;
 
 const A: [u8; 4] = [10, 83, 0, 5];
 const B: [u8; 4] = [10, 83, 9, 6];
+/// How long an answer may take that must come; refusals come at once.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs an attempt with the rule and without it.
 fn stops(rule: Rule, got_through: impl Fn(&Stage, &Namespace, &Namespace) -> bool + Send) {
-    on_stage(config(), |stage| async move {
+    stops_in(config(), rule, got_through);
+}
+
+fn stops_in(config: NetworkConfig, rule: Rule, got_through: impl Fn(&Stage, &Namespace, &Namespace) -> bool + Send) {
+    on_stage(config, |stage| async move {
         let (a, b) = (stage.app("a", A).await, stage.app("b", B).await);
         assert!(!got_through(&stage, &a, &b), "stopped by {rule}");
         left_out::set(Some(rule));
@@ -106,5 +113,63 @@ fn ipv6_is_stopped_by_its_rule() {
         let router: std::net::SocketAddr = "[fd00::1]:8080".parse().expect("an address");
         let _listener = stage.host.run(|| std::net::TcpListener::bind(router).expect("listen"));
         a.reaches_as(0, router)
+    });
+}
+
+/// More connections than a link may have at once are opened, and kept.
+#[test]
+fn connections_that_are_open_are_bounded_by_their_rule() {
+    let unhurried = NetworkConfig { connection_rate: 100_000, ..config() };
+    stops_in(unhurried, Rule::NetConnections, |stage, a, _| {
+        let _listener = stage.outside.listen(FAR, 80);
+        let opened =
+            a.run(|| (0..24).map(|_| TcpStream::connect_timeout(&(FAR, 80).into(), PATIENCE)).collect::<Vec<_>>());
+        let count = opened.iter().filter(|one| one.is_ok()).count();
+        assert!(count >= 20, "{count}");
+        count == 24
+    });
+}
+
+/// More connections than a link may open in a while are opened, and closed at once.
+#[test]
+fn connections_that_are_opened_in_a_second_are_bounded_by_their_rule() {
+    // Closed ones stop counting as open by and by only: never so many that they count as that.
+    let roomy = NetworkConfig { connections: 200, ..config() };
+    stops_in(roomy, Rule::NetConnectionRate, |stage, a, _| {
+        let listener = stage.outside.listen(FAR, 80);
+        a.run(|| {
+            let began = Instant::now();
+            let mut opened = 0_u32;
+            while let Ok(one) = TcpStream::connect_timeout(&(FAR, 80).into(), PATIENCE) {
+                while listener.accept().is_ok() {}
+                rustix::net::sockopt::set_socket_linger(&one, Some(Duration::ZERO)).expect("set");
+                drop(one);
+                opened += 1;
+                // A burst of 200 and 10 a second is what the rule lets pass.
+                if f64::from(opened) > 201.0 + 10.0 * began.elapsed().as_secs_f64() {
+                    return true;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            false
+        })
+    });
+}
+
+#[test]
+fn whoever_was_refused_a_connection_is_known_until_the_link_goes() {
+    on_stage(config(), |stage| async move {
+        let (a, b) = (stage.app("a", A).await, stage.app("b", B).await);
+        let _listener = stage.outside.listen(FAR, 80);
+        let opened =
+            a.run(|| (0..24).map(|_| TcpStream::connect_timeout(&(FAR, 80).into(), PATIENCE)).collect::<Vec<_>>());
+        assert!(opened.iter().any(Result::is_err));
+        b.connect(FAR, 80).expect("others go on");
+        assert!(stage.network.is_crowded(&owner("a")).await.expect("asked"));
+        assert!(!stage.network.is_crowded(&owner("b")).await.expect("asked"));
+        stage.network.detach(&owner("a")).await.expect("detached");
+        assert_eq!(nft::members("drowse-test", table::REFUSED).await.expect("asked"), Vec::<String>::new());
+        let next = stage.app("a", A).await;
+        next.connect(FAR, 80).expect("nothing is left of what the one before had");
     });
 }

@@ -141,6 +141,8 @@ impl Peer {
             router_uid: 61991,
             control_uid: 61990,
             router_ports: Vec::new(),
+            connections: 2048,
+            connection_rate: 200,
             resolvers: Vec::<IpAddr>::new(),
         });
         network.ensure().await?;
