@@ -22,6 +22,7 @@ use crate::api::{self, Agent, Peers};
 use crate::build::Builds;
 use crate::cgroup::{self, CgroupError};
 use crate::cleanup;
+use crate::command::Commands;
 use crate::config::Config;
 use crate::durable::DurableError;
 use crate::events::{EventLog, EventsError};
@@ -220,12 +221,13 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     let builds = Arc::new(Builds::open(node.clone(), Arc::clone(&addresses)).await);
     let server_image = server.as_ref().map(|server| server.image.clone());
     let _cleanup = AbortOnDropHandle::new(tokio::spawn(cleanup::run(node.clone(), Arc::clone(&builds), server_image)));
+    let commands = Commands::new(node.clone(), Arc::clone(&addresses));
     let instances = Instances::new(Arc::new(node.clone()), Arc::clone(&events), addresses, boot_id.clone(), server);
     instances.adopt(records);
     instances.bring_up_server(sites).await;
 
     let info = node_info(&config, &*cgroups, boot_id);
-    let agent = Arc::new(Agent { info, node, instances, builds });
+    let agent = Arc::new(Agent { info, node, instances, builds, commands: commands.clone() });
     let listener = api::bind(&config.socket(), config.control_gid)?;
     // The group may reach the socket only if it may enter its folder.
     std::fs::set_permissions(&config.run_dir, std::fs::Permissions::from_mode(0o755))
@@ -250,6 +252,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    commands.end().await;
     tracing::info!("the agent ends; instances go on");
     drop(lock);
     Ok(())

@@ -12,6 +12,7 @@ pub mod http;
 pub mod isolation;
 pub mod load;
 pub mod machine;
+pub mod pty;
 pub mod traffic;
 pub mod wait;
 pub mod world;

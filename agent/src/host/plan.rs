@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use drowse_api::MemoryBytes;
+use drowse_api::agent::RunRequest;
 use drowse_api::image::{APP_FOLDER, LABEL_TYPE};
 use drowse_api::instance::{InstanceSpec, Limits, Workload};
 use drowse_launcher::Bind;
@@ -13,7 +14,7 @@ use oci_spec::runtime::Spec;
 
 use super::error::SandboxError;
 use super::home::Home;
-use super::image::{command, read_in, resolve_user, wanted_user};
+use super::image::{command, command_beside, read_in, resolve_user, wanted_user};
 use super::node::Node;
 use super::sandbox::Plan;
 use super::{files, sites};
@@ -48,23 +49,62 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     let spec = &record.life.spec;
     debug_assert_eq!(spec.workload, Workload::Web);
     let image = node.store.image(&spec.image)?;
-    let mut env = spec.env.clone();
-    env.insert("PORT".to_owned(), PORT.to_string());
-    if label(&image, LABEL_TYPE) == Some("npm") && !names(&image, "NODE_ENV") {
-        env.entry("NODE_ENV".to_owned()).or_insert_with(|| "production".to_owned());
-    }
     let wanted = Wanted {
         home: node.home(spec),
         ids: node.users.range(&spec.user)?,
         limits: spec.limits,
         address: record.address,
         host_name: spec.app.to_string(),
-        env,
+        env: environment(&spec.env, &image),
         command: None,
         binds: sites::binds(&node.config, &spec.id),
     };
     let layers = node.store.unpack(&image)?;
     of(node, wanted, &image, layers)
+}
+
+/// The plan of a sandbox for one command over an app's image. Blocking: it may unpack layers.
+///
+/// # Errors
+/// As [`of_instance`].
+pub fn of_run(
+    node: &Node,
+    home: Home,
+    request: &RunRequest,
+    words: &[String],
+    address: std::net::Ipv4Addr,
+) -> Result<Plan, SandboxError> {
+    let image = node.store.image(&request.image)?;
+    let layers = node.store.unpack(&image)?;
+    let wanted = Wanted {
+        home,
+        ids: node.users.range(&request.user)?,
+        limits: request.limits,
+        address,
+        host_name: request.app.to_string(),
+        env: environment(&request.env, &image),
+        command: Some(command_beside(words, &layers, is_bundle(&image)?).map_err(SandboxError::Image)?),
+        binds: Vec::new(),
+    };
+    of(node, wanted, &image, layers)
+}
+
+/// Whether the image is an OCI bundle, which is run as it is.
+///
+/// # Errors
+/// If what it says of itself is broken.
+pub fn is_bundle(image: &Image) -> Result<bool, SandboxError> {
+    Ok(bundle::spec_of_image(image)?.is_some())
+}
+
+/// What an app finds in its environment beside what the image sets.
+fn environment(own: &BTreeMap<String, String>, image: &Image) -> BTreeMap<String, String> {
+    let mut env = own.clone();
+    env.insert("PORT".to_owned(), PORT.to_string());
+    if label(image, LABEL_TYPE) == Some("npm") && !names(image, "NODE_ENV") {
+        env.entry("NODE_ENV".to_owned()).or_insert_with(|| "production".to_owned());
+    }
+    env
 }
 
 /// What an instance may use: as it was decided, and where its image is a bundle that limits itself

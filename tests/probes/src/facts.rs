@@ -44,6 +44,8 @@ pub struct Facts {
     pub group: String,
     /// `wait`: whether to stay.
     pub waits: bool,
+    /// `terminal`: whether to look at its terminal instead.
+    pub on_terminal: bool,
     /// `race`: whether to lie in wait instead.
     pub races: bool,
 }
@@ -76,6 +78,7 @@ impl Facts {
             host_queue: text("queue"),
             group: text("group"),
             waits: text("wait") == "yes",
+            on_terminal: text("terminal") == "yes",
             races: text("race") == "yes",
         }
     }

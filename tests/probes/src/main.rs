@@ -7,7 +7,7 @@
 //!
 //! Arguments are `key=value`, about the world outside: see [`facts::Facts`]. With `wait=yes` it stays
 //! when it is done, to be looked at from outside; with `race=yes` it only lies in wait for processes
-//! that are started beside it.
+//! that are started beside it, with `terminal=yes` it only looks at the terminal that it runs on.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 mod calls;
@@ -20,6 +20,7 @@ mod neighbours;
 mod race;
 mod report;
 mod sys;
+mod terminal;
 
 fn main() {
     // Run by itself, to see whether it runs.
@@ -29,6 +30,11 @@ fn main() {
     let facts = facts::Facts::from_arguments();
     if facts.races {
         race::tries(&facts);
+        println!(r#"{{"done":true}}"#);
+        return;
+    }
+    if facts.on_terminal {
+        terminal::tries();
         println!(r#"{{"done":true}}"#);
         return;
     }

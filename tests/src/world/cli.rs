@@ -67,16 +67,24 @@ impl World {
     /// When the program cannot be started.
     #[must_use]
     pub fn drowse_in(&self, folder: &Path, arguments: &[&str]) -> Cli {
+        let mut command = self.drowse_command(arguments);
+        command.current_dir(folder);
+        output(command)
+    }
+
+    /// The same as a command to be started.
+    #[must_use]
+    pub fn drowse_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(machine::bin_dir().join("drowse"));
         command
             .args(arguments)
-            .current_dir(folder)
+            .current_dir(self.base())
             .env_remove("NO_COLOR")
             .env("DROWSE_SOCKET", self.names().controller_socket())
             // Nobody's login is used or overwritten.
             .env("XDG_CONFIG_HOME", self.base().join("config"))
             .env("HOME", self.base().join("home"));
-        output(command)
+        command
     }
 }
 
