@@ -24,6 +24,7 @@ use crate::api::{self, Agent, Peers};
 use crate::build::Builds;
 use crate::cgroup::{self, CgroupError};
 use crate::cleanup;
+use crate::command::Commands;
 use crate::config::Config;
 use crate::disk::Disks;
 use crate::durable::DurableError;
@@ -256,6 +257,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     let builds = Arc::new(Builds::open(node.clone(), Arc::clone(&addresses)).await);
     let server_image = server.as_ref().map(|server| server.image.clone());
     let _cleanup = AbortOnDropHandle::new(tokio::spawn(cleanup::run(node.clone(), Arc::clone(&builds), server_image)));
+    let commands = Commands::new(node.clone(), Arc::clone(&addresses));
     let followers = Followers::new(Duration::from_secs(config.router_patience_seconds));
     let (host, log) = (Arc::new(node.clone()), Arc::clone(&events));
     let instances = Instances::new(host, log, addresses, boot_id.clone(), followers, server);
@@ -263,7 +265,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     instances.bring_up_server(sites).await;
 
     let info = node_info(&config, &*cgroups, boot_id);
-    let agent = Arc::new(Agent { info, node, instances, builds });
+    let agent = Arc::new(Agent { info, node, instances, builds, commands: commands.clone() });
     let listener = api::bind(&config.socket(), config.control_gid)?;
     // The group may reach the socket only if it may enter its folder.
     std::fs::set_permissions(&config.run_dir, std::fs::Permissions::from_mode(0o755))
@@ -288,6 +290,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    commands.end().await;
     tracing::info!("the agent ends; instances go on");
     drop(lock);
     Ok(())

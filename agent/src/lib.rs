@@ -10,6 +10,7 @@ pub mod api;
 pub mod build;
 pub mod cgroup;
 pub mod cleanup;
+pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod disk;

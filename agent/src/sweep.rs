@@ -40,7 +40,10 @@ pub async fn ownerless(node: &Node, records: &[Record], folders: Vec<PathBuf>) {
     let places: BTreeSet<Place> = homes.iter().map(|home| home.place.clone()).collect();
     let owners: BTreeSet<Owner> = homes.iter().map(|home| home.owner.clone()).collect();
     let cgroups = std::sync::Arc::clone(&node.sandboxes.cgroups);
+    let mut folders = folders;
+    folders.extend(children(&home::runs(&node.config)));
     let swept = tokio::task::spawn_blocking(move || {
+        places.iter().for_each(|place| crate::command::sweep(&*cgroups, place));
         for place in cgroups.list().unwrap_or_default() {
             if !places.contains(&place) {
                 tracing::info!(%place, "removing groups that no record owns");
@@ -76,6 +79,7 @@ pub async fn ownerless(node: &Node, records: &[Record], folders: Vec<PathBuf>) {
     remove_foreign(&node.config.data_dir.join(SITES), |name| name.to_str().is_some_and(|name| sites.contains(name)));
     // Left by an agent that was killed while it made something.
     remove_foreign(&node.config.data_dir, |name| !name.to_string_lossy().starts_with(".tmp"));
+    remove_foreign(&node.config.run_dir.join("runs"), |_| false);
     remove_foreign(&node.config.run_dir.join("instances"), |name| homes.iter().any(|home| ends_with(&home.run, name)));
 }
 
@@ -104,7 +108,8 @@ pub async fn everything(config: &Config) -> Result<(), StartError> {
         path: builds,
         source,
     })?;
-    let data = [home::instances(config), config.data_dir.join("system"), config.data_dir.join("sites")];
+    let data =
+        [home::instances(config), home::runs(config), config.data_dir.join("system"), config.data_dir.join("sites")];
     for folder in data.iter().chain(&runtime) {
         remove_folder(folder).map_err(|source| StartError::Io { action: "remove", path: folder.clone(), source })?;
     }
@@ -155,6 +160,10 @@ fn empty(cgroups: &dyn Cgroups, place: &Place) {
     if let Err(error) = killed.and_then(|()| cgroups.remove(place)) {
         tracing::warn!(%place, "cannot remove groups: {error}");
     }
+}
+
+fn children(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn remove_foreign(folder: &Path, is_owned: impl Fn(&std::ffi::OsStr) -> bool) {

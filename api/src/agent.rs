@@ -14,6 +14,9 @@
 //! | `GET /v1/activity` | control | a map from instance to [`Activity`](crate::sleep::Activity), of those that run |
 //! | `DELETE /v1/instances/{id}?epoch=N` | control | stop without grace if needed and forget it with its files; idempotent |
 //! | `GET /v1/instances/{id}/logs?follow=BOOL&tail=N` | control | NDJSON of [`LogLine`](crate::instance::LogLine) |
+//! | `POST /v1/instances/{id}/exec` | control | [`ExecRequest`]: an upgrade, see [`exec`](crate::exec); beside what runs |
+//! | `POST /v1/run` | control | [`RunRequest`]: the same in a sandbox of its own, which ends with it |
+//! | `GET /v1/usage` | control | a list of [`PlaceUsage`] |
 //! | `GET /v1/events?after=SEQUENCE&log=ID` | control | NDJSON of [`AgentEvent`](crate::event::AgentEvent), then live; from the first if the agent's log is another |
 //! | `PUT /v1/blobs/{digest}` | control | store a blob; refused if the body has another digest |
 //! | `POST /v1/blobs` | control | store a blob of unknown digest; answers [`BlobStored`] |
@@ -32,7 +35,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::deployment::BuildInput;
-use crate::instance::{InstanceStatus, Workload};
+use crate::exec::ExecRequest;
+use crate::instance::{InstanceStatus, Limits, Workload};
 use crate::secrets::Secrets;
 use crate::sleep::Sleeper;
 use crate::{
@@ -112,6 +116,60 @@ pub struct StopRequest {
     pub grace_seconds: u32,
     /// Why, for the log and the events.
     pub reason: String,
+}
+
+/// Runs a command in a sandbox of its own, beside the instances of its user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// The app, for the host name inside.
+    pub app: AppName,
+    /// Whose pool and id range it is in.
+    pub user: UserId,
+    /// The manifest digest of the image.
+    pub image: Digest,
+    /// The app's environment.
+    pub env: BTreeMap<String, String>,
+    /// The app's secrets, which its environment has too.
+    #[serde(default)]
+    pub secrets: Secrets,
+    /// What all of it may use.
+    pub limits: Limits,
+    /// What runs.
+    pub exec: ExecRequest,
+}
+
+/// What one sandbox of a user uses at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceUsage {
+    /// Whose it is.
+    pub user: UserId,
+    /// Of which app.
+    pub app: AppName,
+    /// What runs in it.
+    pub what: Occupant,
+    /// Memory charged to it, page cache included.
+    pub memory: MemoryBytes,
+    /// The most that it ever was, where the kernel counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<MemoryBytes>,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Processor time used by all of it since it was made, in microseconds.
+    pub cpu_microseconds: u64,
+    /// What it may use.
+    pub limits: Limits,
+    /// When this was read, in microseconds of a clock that never goes back.
+    pub at_microseconds: u64,
+}
+
+/// What runs in a sandbox of a user.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Occupant {
+    /// An instance.
+    Instance(InstanceId),
+    /// A command that was started by `drowse run`, by the id of its sandbox.
+    Run(InstanceId),
 }
 
 /// Answer to a stored blob of unknown digest.

@@ -31,6 +31,9 @@ const MAX_LINE: usize = 16 << 20;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 
+/// A connection that speaks another protocol now.
+pub type Tunnel = TokioIo<hyper::upgrade::Upgraded>;
+
 /// Where a daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -136,7 +139,38 @@ impl Client {
         Ok(within(CALL_TIMEOUT, self, self.send(Method::GET, path, body)).await?.into_body())
     }
 
+    /// `POST path` with a JSON body, which asks for `protocol`: the connection, once the daemon speaks it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn tunnel(&self, path: &str, protocol: &'static str, body: &impl Serialize) -> Result<Tunnel, Problem> {
+        let bytes = serde_json::to_vec(body).map_err(internal)?;
+        let body = Full::from(bytes).map_err(|never| match never {}).boxed_unsync();
+        let opened = async {
+            let mut response = self.ask(Method::POST, path, body, Some(protocol)).await?;
+            let agreed = response.headers().get(header::UPGRADE).is_some_and(|agreed| agreed == protocol);
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS || !agreed {
+                let status = response.status();
+                let detail = format!("{} answered {status} instead of {protocol}", self.target());
+                return Err(Problem::new(ErrorCode::Internal, detail));
+            }
+            let upgraded = hyper::upgrade::on(&mut response).await.map_err(internal)?;
+            Ok(TokioIo::new(upgraded))
+        };
+        within(CALL_TIMEOUT, self, opened).await
+    }
+
     async fn send(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, Problem> {
+        self.ask(method, path, body, None).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        upgrade: Option<&'static str>,
+    ) -> Result<Response<Incoming>, Problem> {
         let host = match &self.address {
             Address::Unix(_) => "localhost",
             Address::Tcp { host, .. } => host,
@@ -150,6 +184,9 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
+        if let Some(protocol) = upgrade {
+            request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
+        }
         let request = request.body(body).map_err(internal)?;
         let unavailable = |error: &dyn std::fmt::Display| {
             Problem::new(ErrorCode::Unavailable, format!("cannot reach {}: {error}", self.target()))
@@ -157,7 +194,8 @@ impl Client {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(request)).await;
         let response = connected.map_err(|_| unavailable(&"no connection in 5 s"))?.map_err(|e| unavailable(&e))?;
         let response = response.await.map_err(|e| unavailable(&e))?;
-        if response.status().is_success() { Ok(response) } else { Err(self.read_problem(response).await) }
+        let is_answer = response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if is_answer { Ok(response) } else { Err(self.read_problem(response).await) }
     }
 
     /// Connects, and returns the answer still to come.
@@ -208,7 +246,7 @@ where
 {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(SinkOnError::new(io))).await?;
     // The connection ends by itself when the sender and the answer's body are dropped.
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     Ok(sender)
 }
 

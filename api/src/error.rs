@@ -51,6 +51,8 @@ codes! {
     NotFound = "not-found", 404, 3;
     /// It exists already, or changed meanwhile.
     Conflict = "conflict", 409, 5;
+    /// Nothing of it runs now.
+    NotRunning = "not-running", 409, 5;
     /// The command carries an older epoch than the agent has seen.
     StaleEpoch = "stale-epoch", 409, 5;
     /// What was asked for existed once and is not kept any more.
@@ -71,6 +73,10 @@ codes! {
     TimeoutError = "timeout-error", 422, 11;
     /// The app crashed again and again.
     CrashLoop = "crash-loop", 422, 12;
+    /// The image has no such command.
+    CommandNotFound = "command-not-found", 422, 127;
+    /// What was named as a command may not be executed.
+    NotExecutable = "not-executable", 422, 126;
     /// A newer deploy or a command of the user took this one's place.
     Superseded = "superseded", 409, 5;
     /// A limit of the platform or of the user is used up.

@@ -11,6 +11,7 @@ pub mod client;
 pub mod deployment;
 pub mod error;
 pub mod event;
+pub mod exec;
 pub mod ids;
 pub mod image;
 pub mod instance;

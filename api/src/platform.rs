@@ -19,6 +19,9 @@
 //! | `GET /v1/apps/{app}/releases` | a list of [`ReleaseView`], newest first |
 //! | `POST /v1/apps/{app}/rollback?to=NUMBER` | deployment and environment of an earlier release serve again; without a number, of the last different one; [`AppView`] (202) |
 //! | `GET /v1/apps/{app}/logs?follow=BOOL&tail=N` | NDJSON of [`AppLogLine`] |
+//! | `POST /v1/apps/{app}/exec?instance=ID` | [`ExecRequest`](crate::exec::ExecRequest): an upgrade, see [`exec`](crate::exec); beside what runs |
+//! | `POST /v1/apps/{app}/run` | the same, in a sandbox of its own over the app's image |
+//! | `GET /v1/usage?app=NAME` | a list of [`NodeUsage`] |
 //! | `GET /v1/deployments/{id}` | [`DeploymentView`] |
 //! | `GET /v1/deployments/{id}/watch` | NDJSON of [`DeploymentUpdate`]; ends when the deploy has ended |
 //! | `POST /v1/deployments/{id}/promote` | this deployment serves, with the app's environment; [`AppView`] (202) |
@@ -33,7 +36,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::Check;
+use crate::agent::{Check, PlaceUsage};
 use crate::deployment::{AppType, StateSince};
 use crate::instance::{InstanceStatus, LogLine};
 use crate::secrets::Secrets;
@@ -319,4 +322,14 @@ pub struct NodeChecks {
     pub node: NodeName,
     /// What was found; a single failure if the node does not answer.
     pub checks: Vec<Check>,
+}
+
+/// What one sandbox of an app uses, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUsage {
+    /// The node.
+    pub node: NodeName,
+    /// What it uses.
+    #[serde(flatten)]
+    pub usage: PlaceUsage,
 }

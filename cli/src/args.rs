@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use drowse_api::deployment::AppType;
 use drowse_api::reference::{ReferenceError, is_registry};
 use drowse_api::sleep::After;
-use drowse_api::{AppName, DeploymentId, ImageReference, TokenId};
+use drowse_api::{AppName, DeploymentId, ImageReference, InstanceId, TokenId};
 
 use crate::exit_codes;
 use crate::terminal::{Color, Format};
@@ -58,6 +58,14 @@ pub enum Command {
     Info(App),
     /// Print what an app wrote to its standard output and error
     Logs(Logs),
+    /// Run a command beside a running instance, in its sandbox: a shell if none is named
+    Exec(Exec),
+    /// Run a command in a sandbox of its own, with the app's image, environment and limits
+    Run(Run),
+    /// Copy files and folders out of a running instance, or into it
+    Cp(Copy),
+    /// Show what apps use of processors and memory, live
+    Top(Top),
     /// Print what happened and why
     Events(Events),
     /// Print an app's address, and open it in a browser if there is one
@@ -209,6 +217,82 @@ pub struct Logs {
     /// How many of the last lines
     #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
     pub tail: u32,
+}
+
+/// Whether a command gets a terminal.
+#[derive(Debug, clap::Args)]
+pub struct Tty {
+    /// On a terminal of its own [default: if standard input and output are one]
+    #[arg(long, short)]
+    pub tty: bool,
+    /// Without a terminal: standard output and error stay apart
+    #[arg(long, short = 'T', conflicts_with = "tty")]
+    pub no_tty: bool,
+}
+
+/// `exec`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The command runs as the app's user in its environment, below its limits, and ends with the app, with this
+program, or by itself; what it leaves behind is ended with it. Ctrl-C goes to the command. It ends as the
+command does: with its code, or with 128 and the number of the signal that ended it.")]
+pub struct Exec {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Which instance, where there are several
+    #[arg(long, short, value_name = "ID")]
+    pub instance: Option<InstanceId>,
+    #[command(flatten)]
+    pub tty: Tty,
+    /// The command with its arguments [default: the image's shell]
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// `run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It sees what was deployed, and nothing that running instances wrote; what it writes itself is removed with it.
+Its memory counts as its user's own, beside that of the instances. The app may be stopped meanwhile.")]
+pub struct Run {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    #[command(flatten)]
+    pub tty: Tty,
+    /// The command with its arguments [default: the image's shell]
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// `cp`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+One end is here, the other is APP:PATH, seen from the app's folder. Into a folder that is there it is copied
+under its own name, else under the name that is given. Modes and times are kept, owners are not. Links are
+copied as links, and from an app only if they lead to what is copied with them.")]
+pub struct Copy {
+    /// What is copied: APP:PATH, or a file or folder here
+    #[arg(value_name = "FROM")]
+    pub from: std::ffi::OsString,
+    /// Where to
+    #[arg(value_name = "TO")]
+    pub to: std::ffi::OsString,
+    /// Which instance, where there are several
+    #[arg(long, short, value_name = "ID")]
+    pub instance: Option<InstanceId>,
+}
+
+/// `top`.
+#[derive(Debug, clap::Args)]
+pub struct Top {
+    /// Only of this app
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Show it once [default: if standard output is no terminal, or with --output json]
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// `events`.
@@ -503,6 +587,15 @@ mod tests {
         assert_eq!(parse("1h 30m"), Ok(Some(After::Seconds(5400))));
         assert_eq!((parse("never"), parse("default")), (Ok(Some(After::Never)), Ok(None)));
         assert!(["0s", "10ms", "-5s", "soon"].into_iter().all(|text| parse(text).is_err()));
+    }
+
+    #[test]
+    fn a_command_stands_behind_two_hyphens() {
+        let parsed = Args::try_parse_from(["drowse", "exec", "shop", "-i", "abc", "--", "ls", "-l"]).expect("parsed");
+        let Command::Exec(exec) = parsed.command else { panic!("{parsed:?}") };
+        assert_eq!(exec.command, ["ls", "-l"]);
+        assert!(Args::try_parse_from(["drowse", "exec", "shop", "ls"]).is_err());
+        assert!(Args::try_parse_from(["drowse", "run", "-t", "-T", "shop"]).is_err());
     }
 
     #[test]

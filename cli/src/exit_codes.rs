@@ -17,8 +17,17 @@ const MEANINGS: &[(u8, &str)] = &[
     (11, "the app did not listen in time"),
     (12, "the app crashed again and again"),
     (13, "the release command failed"),
+    (126, "what was named as a command cannot be executed"),
+    (127, "there is no such command in the app's image"),
     (INTERRUPTED, "ended by Ctrl-C"),
 ];
+
+/// What the table cannot tell.
+const COMMANDS: &str = "\
+drowse exec and drowse run end as their command does: with its code, or with 128 and the number of the signal
+that ended it (130 for Ctrl-C, 137 where it was killed). The codes above are theirs only where the command
+was not started, or the connection to it broke; standard error says which.
+";
 
 /// The table, one line for each exit code, with the problem codes that lead to it.
 pub fn table() -> String {
@@ -29,6 +38,8 @@ pub fn table() -> String {
         let codes = if codes.is_empty() { String::new() } else { format!(" ({})", codes.join(", ")) };
         text.push_str(&format!("  {exit:>3}  {meaning}{codes}\n"));
     }
+    text.push('\n');
+    text.push_str(COMMANDS);
     text
 }
 

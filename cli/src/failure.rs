@@ -14,6 +14,8 @@ pub enum Failure {
     Problem(Box<Problem>),
     /// The user pressed Ctrl-C; what that means was said.
     Interrupted,
+    /// The command that was run inside ended with this code, and has said why.
+    Command(u8),
     /// Whoever read our output has seen enough, as `head` does.
     OutputClosed,
 }
@@ -30,6 +32,7 @@ impl Failure {
         match self {
             Self::Problem(problem) => problem.code.exit_code(),
             Self::Interrupted => INTERRUPTED,
+            Self::Command(code) => *code,
             Self::OutputClosed => 0,
         }
     }

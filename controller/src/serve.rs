@@ -14,11 +14,11 @@ use drowse_store::{Store, StoreError};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::{Api, router};
+use crate::api::{Api, TUNNELS, router};
 use crate::config::Config;
 use crate::desired::{Desired, Fact, Step};
 use crate::doors;
@@ -170,6 +170,7 @@ impl Controller {
             vault: Arc::clone(&vault),
             wake: Arc::clone(&wake),
             attempts: Arc::default(),
+            tunnels: Arc::new(Semaphore::new(TUNNELS)),
             end: end.clone(),
         };
         let reconciler = Reconciler {

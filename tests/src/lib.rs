@@ -14,6 +14,7 @@ pub mod http;
 pub mod isolation;
 pub mod load;
 pub mod machine;
+pub mod pty;
 pub mod registry;
 pub mod traffic;
 pub mod wait;

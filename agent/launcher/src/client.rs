@@ -13,8 +13,8 @@ use drowse_rootfs::IdRange;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::failure::{Failure, Step};
-use crate::message::{ProcessRequest, SandboxRequest};
-use crate::wire::{self, Answer, Done, Kind, Request};
+use crate::message::{ProcessRequest, SandboxRequest, Task, WindowSize};
+use crate::wire::{self, Answer, Done, Kind, Request, Streams};
 
 /// How long an answer may take. The launcher itself gives up on a builder earlier.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -215,7 +215,7 @@ impl Launcher {
         passed.extend([descriptors.exits.as_fd(), descriptors.socket.as_fd()]);
         passed.extend(ready.iter().flat_map(|ready| &ready.0).map(AsFd::as_fd));
         passed.extend(maps.iter().map(|(_, namespace)| namespace.as_fd()));
-        let (done, pidfd) = self.make(&payload, &passed)?;
+        let (done, pidfd, _) = self.make(&payload, &passed)?;
         Ok(Sandbox::new(done, pidfd))
     }
 
@@ -259,16 +259,31 @@ impl Launcher {
     /// [`LauncherError::Failed`] names the step, and what it failed on; with [`Step::Exec`] that is
     /// the program.
     pub fn start(&self, request: &ProcessRequest, descriptors: ProcessFds<'_>) -> Result<Started, LauncherError> {
+        self.start_task(request, Task::Execute, descriptors)
+    }
+
+    /// As [`start`](Self::start), with another task than the request's program: the process has all
+    /// that the program would have, and does this instead of executing it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_task(
+        &self,
+        request: &ProcessRequest,
+        task: Task,
+        descriptors: ProcessFds<'_>,
+    ) -> Result<Started, LauncherError> {
         let payload = Request::Start {
             process: Box::new(request.clone()),
             cgroups: descriptors.app_cgroups.len(),
-            stdin: descriptors.stdin.is_some(),
+            streams: Streams::Passed { stdin: descriptors.stdin.is_some() },
+            task,
         };
         let mut passed = vec![descriptors.init];
         passed.extend(descriptors.app_cgroups.iter().map(AsFd::as_fd));
         passed.extend([descriptors.stdout.as_fd(), descriptors.stderr.as_fd()]);
         passed.extend(descriptors.stdin.as_ref().map(AsFd::as_fd));
-        let (done, pidfd) = self.make(&payload, &passed)?;
+        let (done, pidfd, _) = self.make(&payload, &passed)?;
         Ok(Started::new(done, pidfd))
     }
 
@@ -297,19 +312,51 @@ impl Launcher {
         Some(namespace)
     }
 
+    /// Starts a process on a terminal of the sandbox's own, and returns the terminal's controlling end
+    /// with it. Closing that end hangs the terminal up.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_on_terminal(
+        &self,
+        request: &ProcessRequest,
+        size: WindowSize,
+        init: BorrowedFd<'_>,
+        app_cgroups: &[OwnedFd],
+    ) -> Result<(Started, OwnedFd), LauncherError> {
+        let payload = Request::Start {
+            process: Box::new(request.clone()),
+            cgroups: app_cgroups.len(),
+            streams: Streams::Terminal(size),
+            task: Task::Execute,
+        };
+        let passed: Vec<_> = std::iter::once(init).chain(app_cgroups.iter().map(AsFd::as_fd)).collect();
+        let (done, pidfd, terminal) = self.make(&payload, &passed)?;
+        let terminal = terminal.ok_or_else(|| LauncherError::Receive {
+            source: io::Error::other("an answer without the terminal that was asked for"),
+        })?;
+        Ok((Started::new(done, pidfd), terminal))
+    }
+
     /// The launcher's own pid.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner).id()
     }
 
-    fn make(&self, request: &Request, passed: &[BorrowedFd<'_>]) -> Result<(Done, OwnedFd), LauncherError> {
-        let (done, mut descriptors) = self.call(request, passed)?;
+    /// What was made, its pidfd, and its terminal if it has one.
+    fn make(
+        &self,
+        request: &Request,
+        passed: &[BorrowedFd<'_>],
+    ) -> Result<(Done, OwnedFd, Option<OwnedFd>), LauncherError> {
+        let (done, descriptors) = self.call(request, passed)?;
+        let mut descriptors = descriptors.into_iter();
         for shortfall in &done.shortfalls {
             self.tell_once(shortfall);
         }
-        match descriptors.pop() {
-            Some(pidfd) => Ok((done, pidfd)),
+        match descriptors.next() {
+            Some(pidfd) => Ok((done, pidfd, descriptors.next())),
             None => Err(LauncherError::Receive { source: io::Error::other("an answer without a descriptor") }),
         }
     }

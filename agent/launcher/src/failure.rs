@@ -119,6 +119,7 @@ steps! {
     Seccomp = "load the system call filter of",
     EnterNamespace = "enter the namespace",
     Session = "start a session for",
+    Terminal = "make the terminal of",
     ResourceLimit = "set the resource limit",
     OomScore = "set the out-of-memory score of",
     WorkingFolder = "change the working folder to",

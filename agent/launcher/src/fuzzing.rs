@@ -3,9 +3,9 @@
 use drowse_rootfs::{IdRange, OverlayPlan};
 use oci_spec::runtime::{Process, Spec};
 
-use crate::message::{Clock, ProcessRequest, SandboxRequest, SeccompProfile};
+use crate::message::{Clock, ProcessRequest, SandboxRequest, SeccompProfile, Task};
 use crate::server::plan_of;
-use crate::wire::{self, HEADER_SIZE, Kind, Request};
+use crate::wire::{self, HEADER_SIZE, Kind, Request, Streams};
 
 /// Reads the bytes as the launcher does: a header, a payload in a sealed file, and a plan of what it asks for.
 ///
@@ -63,7 +63,10 @@ pub fn messages() -> Vec<Vec<u8>> {
         (Kind::Build, Request::Map { ids: process.ids }),
         (Kind::Build, Request::Build { sandbox, cgroups: 3, ready: false, maps: vec![process.ids] }),
         (Kind::Build, launch),
-        (Kind::Build, Request::Start { process, cgroups: 3, stdin: true }),
+        (
+            Kind::Build,
+            Request::Start { process, cgroups: 3, streams: Streams::Passed { stdin: true }, task: Task::Execute },
+        ),
     ];
     let whole = requests
         .map(|(kind, request)| [&wire::header(kind)[..], &serde_json::to_vec(&request).expect("is written")].concat());

@@ -22,4 +22,6 @@ mod wire;
 
 pub use client::{AppFds, Launcher, LauncherError, Launching, ProcessFds, Ready, Sandbox, SandboxFds, Started};
 pub use failure::{Cause, Failure, Step};
-pub use message::{Bind, Clock, ClockOffset, InjectedFile, ProcessRequest, SandboxRequest, SeccompProfile};
+pub use message::{
+    Bind, Clock, ClockOffset, InjectedFile, ProcessRequest, SandboxRequest, SeccompProfile, Task, WindowSize,
+};

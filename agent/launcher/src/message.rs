@@ -91,8 +91,9 @@ pub struct ClockOffset {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProcessRequest {
     /// The OCI process. `user` holds host ids, which must be in `ids`. `no_new_privs` is set
-    /// whatever it says; a terminal is refused. Where root is inside it is in the sandbox's user
-    /// namespace, and of its capabilities it gets those that root inside may have.
+    /// whatever it says; a terminal is made by [`crate::Launcher::start_on_terminal`] only. Where root is
+    /// inside it is in the sandbox's user namespace, and of its capabilities it gets those that root inside
+    /// may have.
     pub process: Process,
     /// The range of host ids of the sandbox.
     pub ids: IdRange,
@@ -110,4 +111,31 @@ pub enum SeccompProfile {
     /// What a program that builds images needs beside that: to mount and to change its root, in a mount
     /// namespace of its own. Only where root is inside, whose user namespace owns that mount namespace.
     Builder,
+}
+
+/// What a process does once it is the app's user with everything that belongs to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Executes the program of its request.
+    #[default]
+    Execute,
+    /// Writes the file or folder at this path to its standard output, as a tar stream.
+    Pack(PathBuf),
+    /// Puts what its standard input holds to a path.
+    Unpack {
+        /// Into it, if it is a folder; else under this very name.
+        path: PathBuf,
+        /// What it is called in a folder.
+        name: String,
+    },
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
 }

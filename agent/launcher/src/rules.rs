@@ -99,6 +99,8 @@ rules! {
     "process" {
         OwnCgroup "own-cgroup": "a process starts inside the instance's cgroup", "cgroups(7)";
         OwnSession "own-session": "a process has no terminal and session of the launcher's", "CVE-2005-4890: TIOCSTI";
+        OwnTerminal "own-terminal": "a terminal is of the sandbox's own devpts, and controls nothing outside", "TIOCSTI, CVE-2016-2568";
+        TerminalsBounded "terminals-bounded": "a sandbox has a bounded number of terminals", "kernel.pty.max, which all tenants share";
         AppUser "app-user": "an app runs as its own unprivileged user and group", "credentials(7)";
         AppGroups "app-groups": "an app has no supplementary group of the launcher's", "CVE-2022-2995";
         CapabilitiesBounding "capabilities-bounding": "the bounding set is empty", "capabilities(7)";

@@ -147,7 +147,7 @@ pub(crate) fn place(descriptor: impl AsFd, at: RawFd, close_on_exec: bool) -> io
 
 /// Borrows a number that [`place`] has filled.
 pub(crate) fn placed(at: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: `place` has just opened it, and nothing closes it before the exec.
+    // SAFETY: `place` has just opened it, and nothing closes it before the exec, or the end.
     unsafe { BorrowedFd::borrow_raw(at) }
 }
 
@@ -182,6 +182,14 @@ pub(crate) fn reset_signals() {
     unsafe { libc::sigemptyset(&raw mut none) };
     // SAFETY: the set is initialised.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
+/// From now on this process goes on when it is hung up.
+pub(crate) fn ignore_hang_up() {
+    // As above; 1 is SIG_IGN.
+    let ignore = [1u64, 0, 0, 0];
+    // SAFETY: the kernel reads the action, which has no handler.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGHUP, ignore.as_ptr(), std::ptr::null::<u64>(), 8) };
 }
 
 /// Brings up the loopback link of this process's network namespace.

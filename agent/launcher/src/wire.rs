@@ -17,7 +17,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::message::{ProcessRequest, SandboxRequest};
+use crate::message::{ProcessRequest, SandboxRequest, Task, WindowSize};
 
 /// The most descriptors that the kernel passes in one message (`SCM_MAX_FD`).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
@@ -27,7 +27,7 @@ const MAX_PAYLOAD: u64 = 8 << 20;
 pub(crate) const MAX_ANSWER: usize = 64 << 10;
 
 const MAGIC: [u8; 4] = *b"DLCH";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Bytes of a request's header.
 pub(crate) const HEADER_SIZE: usize = 8;
 
@@ -52,8 +52,17 @@ pub(crate) enum Request {
         process: Box<ProcessRequest>,
         app_cgroups: usize,
     },
-    /// Init, the app's cgroups, stdout, stderr, stdin if there is one.
-    Start { process: Box<ProcessRequest>, cgroups: usize, stdin: bool },
+    /// Init, the app's cgroups, and the streams that are passed: stdout, stderr, stdin if there is one.
+    Start { process: Box<ProcessRequest>, cgroups: usize, streams: Streams, task: Task },
+}
+
+/// What a process has as its streams.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Streams {
+    /// Descriptors that come along.
+    Passed { stdin: bool },
+    /// A terminal of this size, whose other end is answered after the pidfd.
+    Terminal(WindowSize),
 }
 
 /// What comes back, with the pidfd for a success of `Build` and `Start`, and both for one of `Launch`.

@@ -5,6 +5,7 @@
 mod answer;
 mod blobs;
 mod builds;
+mod commands;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod instances;
@@ -28,6 +29,7 @@ pub use listen::{ListenError, bind, serve};
 pub use peer::Peers;
 
 use crate::build::Builds;
+use crate::command::Commands;
 use crate::host::Node;
 use crate::instance::Instances;
 
@@ -48,6 +50,8 @@ pub struct Agent {
     pub instances: Instances<Node>,
     /// Builds.
     pub builds: Arc<Builds>,
+    /// Commands that users run.
+    pub commands: Commands,
 }
 
 type Shared = Arc<Agent>;
@@ -67,6 +71,7 @@ pub fn router(agent: Shared) -> Router {
     let within_deadline = Router::new()
         .route("/v1/doctor", get(node::doctor))
         .route("/v1/stacks", get(node::stacks))
+        .route("/v1/usage", get(commands::usage))
         .route("/v1/instances", get(instances::list))
         .route("/v1/activity", get(instances::activity))
         .route("/v1/instances/{id}", put(instances::put).delete(instances::delete))
@@ -77,6 +82,8 @@ pub fn router(agent: Shared) -> Router {
         .layer(DefaultBodyLimit::max(MAX_JSON))
         .layer(from_fn(deadline));
     let streams = Router::new()
+        .route("/v1/instances/{id}/exec", post(commands::exec))
+        .route("/v1/run", post(commands::run))
         .route("/v1/events", get(node::events))
         .route("/v1/instances/watch", get(instances::watch))
         .route("/v1/instances/{id}/logs", get(instances::logs))

@@ -12,13 +12,15 @@ use drowse_api::instance::Limits;
 use drowse_api::{InstanceId, MemoryBytes, UserId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Cgroups, Fake, Leaf, Place, Slice, detect};
+use super::{Cgroups, CommandGroup, Fake, Leaf, Place, Slice, detect};
 
 /// What a process in a group does; the fake's are numbers, a kernel's are real.
 trait World {
     fn cgroups(&self) -> &dyn Cgroups;
     /// A process in the leaf that counts up on its own until it is killed.
     fn start(&self, place: &Place, leaf: Leaf) -> Box<dyn Process + '_>;
+    /// The same in the group of a command.
+    fn start_command(&self, place: &Place, command: &CommandGroup) -> Box<dyn Process + '_>;
     /// Whether a process in the leaf is refused so many children.
     fn is_refused(&self, place: &Place, children: u32) -> bool;
 }
@@ -56,6 +58,7 @@ fn conformance(world: &dyn World) {
     freezing_stops_the_app_and_not_init(world, &one);
     killing_the_app_reaches_it_frozen_too_and_never_init(world, &one);
     a_group_that_was_killed_takes_new_processes(world, &one);
+    a_command_is_inside_the_app_and_killed_by_itself(world, &one);
     the_number_of_processes_is_limited(world, &one);
     a_process_past_the_memory_limit_is_killed_and_counted(world, &one);
     removing_needs_an_empty_place_and_leaves_nothing(world, &one, &other);
@@ -170,6 +173,39 @@ fn a_group_that_was_killed_takes_new_processes(world: &dyn World, place: &Place)
     }
 }
 
+fn a_command_is_inside_the_app_and_killed_by_itself(world: &dyn World, place: &Place) {
+    let cgroups = world.cgroups();
+    let (one, other) = (CommandGroup::generate(), CommandGroup::generate());
+    cgroups.kill_command(place, &one).expect("nothing to kill");
+    cgroups.remove_command(place, &one).expect("nothing to remove");
+    assert_eq!(cgroups.command_processes(place, &one).expect("processes"), Vec::<i32>::new());
+    let mut app = world.start(place, Leaf::App);
+    let mut command = world.start_command(place, &one);
+    let mut second = world.start_command(place, &other);
+    assert_eq!(cgroups.commands(place).expect("list").len(), 2);
+    assert_eq!(cgroups.command_processes(place, &one).expect("processes"), [command.pid()]);
+    let mut all = cgroups.processes(place, Leaf::App).expect("processes");
+    all.sort_unstable();
+    let mut expected = [app.pid(), command.pid(), second.pid()];
+    expected.sort_unstable();
+    assert_eq!(all, expected, "the app's processes include those of its commands");
+    assert_eq!(cgroups.usage(place).expect("usage").pids, 3);
+    cgroups.freeze(place).expect("freeze");
+    let count = command.count();
+    cgroups.thaw(place).expect("thaw");
+    until("the command to go on", || command.count() > count);
+    assert!(cgroups.remove_command(place, &one).is_err(), "a process is in it");
+    cgroups.kill_command(place, &one).expect("kill");
+    assert!(command.was_killed());
+    cgroups.remove_command(place, &one).expect("remove");
+    assert!(app.is_running() && second.is_running());
+    assert_eq!(cgroups.commands(place).expect("list"), vec![other]);
+    cgroups.kill_app(place).expect("kill");
+    assert!(app.was_killed() && second.was_killed(), "a command dies with the app");
+    until("the app's group to be empty", || !cgroups.is_populated(place, Leaf::App).expect("populated"));
+    // The last one goes with its place.
+}
+
 fn the_number_of_processes_is_limited(world: &dyn World, place: &Place) {
     world.cgroups().create(place, &limits(64, 10, 100)).expect("create");
     let refused = || world.cgroups().refused_forks(place).expect("count");
@@ -278,13 +314,18 @@ impl World for Machine {
         // Builtins only, so that it stays one process. A second line makes it greedy.
         const SCRIPT: &str = "read go; while :; do printf x; \
             if read -t 0.1 order; then printf -v all '%*s' 100000000 ''; fi; done";
-        Box::new(Real::start(self, place, leaf, "bash", SCRIPT))
+        Box::new(Real::start(self.cgroups.open_procs(place, leaf).expect("open"), "bash", SCRIPT))
+    }
+
+    fn start_command(&self, place: &Place, command: &CommandGroup) -> Box<dyn Process + '_> {
+        const SCRIPT: &str = "read go; while :; do printf x; read -t 0.1 order; done";
+        Box::new(Real::start(self.cgroups.make_command(place, command).expect("made"), "bash", SCRIPT))
     }
 
     fn is_refused(&self, place: &Place, children: u32) -> bool {
         // Debian's sh ends at the first fork that fails; bash would try again for half a minute.
         let script = format!("read go; for i in $(seq {children}); do sleep 60 & done; printf x; wait");
-        let mut real = Real::start(self, place, Leaf::App, "sh", &script);
+        let mut real = Real::start(self.cgroups.open_procs(place, Leaf::App).expect("open"), "sh", &script);
         until("all children or the end", || real.count() > 0 || !real.is_running());
         let is_refused = real.count() == 0;
         self.cgroups.kill_app(place).expect("kill");
@@ -299,7 +340,7 @@ struct Real {
 }
 
 impl Real {
-    fn start(machine: &Machine, place: &Place, leaf: Leaf, shell: &str, script: &str) -> Self {
+    fn start(groups: Vec<OwnedFd>, shell: &str, script: &str) -> Self {
         let counted = tempfile::NamedTempFile::new().expect("a file");
         let mut child = Command::new(shell)
             .args(["-c", script])
@@ -308,7 +349,7 @@ impl Real {
             .stderr(Stdio::null())
             .spawn()
             .expect("a shell starts");
-        for procs in machine.cgroups.open_procs(place, leaf).expect("open") {
+        for procs in groups {
             std::fs::File::from(procs).write_all(child.id().to_string().as_bytes()).expect("attach");
         }
         child.stdin.as_mut().expect("piped").write_all(b"go\n").expect("go");
@@ -369,6 +410,13 @@ impl World for FakeWorld {
         let pid = self.next.fetch_add(1, Ordering::Relaxed);
         assert!(self.fake.enter(place, leaf, pid));
         Box::new(Number { world: self, place: place.clone(), leaf, pid, count: 0 })
+    }
+
+    fn start_command(&self, place: &Place, command: &CommandGroup) -> Box<dyn Process + '_> {
+        let pid = self.next.fetch_add(1, Ordering::Relaxed);
+        self.fake.make_command(place, command).expect("made");
+        assert!(self.fake.enter_command(place, command, pid));
+        Box::new(Number { world: self, place: place.clone(), leaf: Leaf::App, pid, count: 0 })
     }
 
     fn is_refused(&self, place: &Place, children: u32) -> bool {

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use drowse_api::instance::Limits;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files};
+use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Place, Usage, files};
 
 /// One change that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,7 @@ struct Group {
     limits: Limits,
     init: BTreeSet<i32>,
     app: BTreeSet<i32>,
+    commands: BTreeMap<CommandGroup, BTreeSet<i32>>,
     frozen: bool,
     oom_kills: u64,
     refused_forks: u64,
@@ -78,11 +79,21 @@ impl Fake {
         group.map(|group| group.leaf(leaf).insert(pid)).is_some()
     }
 
+    /// As if a process had attached itself to a command's group. False if that is not there.
+    pub fn enter_command(&self, place: &Place, command: &CommandGroup, pid: i32) -> bool {
+        let mut state = self.lock();
+        let group = state.groups.get_mut(place).and_then(|group| group.commands.get_mut(command));
+        group.map(|group| group.insert(pid)).is_some()
+    }
+
     /// As if a process had ended.
     pub fn exit(&self, pid: i32) {
         for group in self.lock().groups.values_mut() {
             group.init.remove(&pid);
             group.app.remove(&pid);
+            for command in group.commands.values_mut() {
+                command.remove(&pid);
+            }
         }
     }
 
@@ -125,8 +136,20 @@ impl Fake {
 
 impl Group {
     fn new(limits: Limits) -> Self {
-        let (init, app) = (BTreeSet::new(), BTreeSet::new());
-        Self { limits, init, app, frozen: false, oom_kills: 0, refused_forks: 0, memory: 0, watchers: Vec::new() }
+        let (init, app, commands) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        Self { limits, init, app, commands, frozen: false, oom_kills: 0, refused_forks: 0, memory: 0, watchers: Vec::new() }
+    }
+
+    fn all(&self, leaf: Leaf) -> BTreeSet<i32> {
+        match leaf {
+            Leaf::Init => self.init.clone(),
+            Leaf::App => self.app.iter().chain(self.commands.values().flatten()).copied().collect(),
+        }
+    }
+
+    fn kill_app(&mut self) {
+        self.app.clear();
+        self.commands.values_mut().for_each(BTreeSet::clear);
     }
 
     fn leaf(&mut self, leaf: Leaf) -> &mut BTreeSet<i32> {
@@ -167,7 +190,7 @@ impl Cgroups for Fake {
         let mut state = self.lock();
         state.calls.push(Call::KillApp(place.clone()));
         if let Some(group) = state.groups.get_mut(place) {
-            group.app.clear();
+            group.kill_app();
         }
         Ok(())
     }
@@ -176,14 +199,14 @@ impl Cgroups for Fake {
         let mut state = self.lock();
         state.calls.push(Call::KillAll(place.clone()));
         if let Some(group) = state.groups.get_mut(place) {
-            group.app.clear();
+            group.kill_app();
             group.init.clear();
         }
         Ok(())
     }
 
     fn processes(&self, place: &Place, leaf: Leaf) -> Result<Vec<i32>, CgroupError> {
-        Ok(self.with(place, |group| group.leaf(leaf).iter().copied().collect()).unwrap_or_default())
+        Ok(self.with(place, |group| group.all(leaf).into_iter().collect()).unwrap_or_default())
     }
 
     fn is_populated(&self, place: &Place, leaf: Leaf) -> Result<bool, CgroupError> {
@@ -219,7 +242,7 @@ impl Cgroups for Fake {
     fn usage(&self, place: &Place) -> Result<Usage, CgroupError> {
         self.with(place, |group| Usage {
             memory: group.memory,
-            pids: (group.init.len() + group.app.len()) as u64,
+            pids: Leaf::ALL.iter().map(|leaf| group.all(*leaf).len() as u64).sum(),
             ..Usage::default()
         })
     }
@@ -232,10 +255,47 @@ impl Cgroups for Fake {
         self.with(place, |group| group.limits)
     }
 
+    fn make_command(&self, place: &Place, command: &CommandGroup) -> Result<Vec<OwnedFd>, CgroupError> {
+        self.with(place, |group| {
+            group.commands.entry(command.clone()).or_default();
+        })?;
+        self.open_procs(place, Leaf::App)
+    }
+
+    fn command_processes(&self, place: &Place, command: &CommandGroup) -> Result<Vec<i32>, CgroupError> {
+        let found = self.with(place, |group| group.commands.get(command).cloned().unwrap_or_default());
+        Ok(found.unwrap_or_default().into_iter().collect())
+    }
+
+    fn kill_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {
+        let mut state = self.lock();
+        let group = state.groups.get_mut(place).and_then(|group| group.commands.get_mut(command));
+        group.into_iter().for_each(BTreeSet::clear);
+        Ok(())
+    }
+
+    fn oom_kills_with(&self, place: &Place, _command: &CommandGroup) -> Result<u64, CgroupError> {
+        self.oom_kills(place)
+    }
+
+    fn remove_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {
+        let mut state = self.lock();
+        let Some(group) = state.groups.get_mut(place) else { return Ok(()) };
+        if group.commands.get(command).is_some_and(|pids| !pids.is_empty()) {
+            return Err(files::failed("remove", &path(place))(io::Error::from_raw_os_error(libc::EBUSY)));
+        }
+        group.commands.remove(command);
+        Ok(())
+    }
+
+    fn commands(&self, place: &Place) -> Result<Vec<CommandGroup>, CgroupError> {
+        Ok(self.with(place, |group| group.commands.keys().cloned().collect()).unwrap_or_default())
+    }
+
     fn remove(&self, place: &Place) -> Result<(), CgroupError> {
         let mut state = self.lock();
         state.calls.push(Call::Remove(place.clone()));
-        if state.groups.get(place).is_some_and(|group| !group.init.is_empty() || !group.app.is_empty()) {
+        if state.groups.get(place).is_some_and(|group| Leaf::ALL.iter().any(|leaf| !group.all(*leaf).is_empty())) {
             return Err(files::failed("remove", &path(place))(io::Error::from_raw_os_error(libc::EBUSY)));
         }
         state.groups.remove(place);

@@ -107,6 +107,15 @@ pub(super) fn pids(folder: &Path) -> Result<Vec<i32>, CgroupError> {
     Ok(text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid > 0).collect())
 }
 
+/// The pids in `folder` and in the groups below it.
+pub(super) fn pids_below(folder: &Path) -> Result<Vec<i32>, CgroupError> {
+    let mut found = pids(folder)?;
+    for child in children(folder)? {
+        found.extend(pids_below(&child)?);
+    }
+    Ok(found)
+}
+
 /// The folders inside `folder`; none if it is not there.
 pub(super) fn children(folder: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     let entries = match std::fs::read_dir(folder) {

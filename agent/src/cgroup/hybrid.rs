@@ -6,7 +6,7 @@
 //! and whoever watches the count finishes the group.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use drowse_api::MemoryBytes;
@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::controllers::{self, Version};
 use super::fresh::{self, Fresh};
-use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files, strays, tree, unified};
+use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Place, Usage, files, strays, tree, unified};
 
 /// Where the hierarchies of a hybrid host are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,10 +80,15 @@ impl Hybrid {
     /// A process may be in some hierarchies and not yet, or not any more, in the unified one.
     fn kill_strays(&self, place: &Place, leaf: Leaf) -> Result<(), CgroupError> {
         for root in [&self.memory, &self.pids, &self.cpu] {
-            strays::kill(&root.join(place.folder()).join(leaf.folder()))?;
+            strays::kill_below(&root.join(place.folder()).join(leaf.folder()))?;
         }
         Ok(())
     }
+}
+
+/// The group of a command in the hierarchy with this root.
+fn command_folder(root: &Path, place: &Place, command: &CommandGroup) -> PathBuf {
+    root.join(place.folder()).join(Leaf::App.folder()).join(command.folder())
 }
 
 /// On kernels before 5.11 a memory group counts its children only if told so before it has any.
@@ -158,7 +163,7 @@ impl Cgroups for Hybrid {
     fn processes(&self, place: &Place, leaf: Leaf) -> Result<Vec<i32>, CgroupError> {
         let mut pids = Vec::new();
         for root in self.roots() {
-            pids.extend(files::pids(&root.join(place.folder()).join(leaf.folder()))?);
+            pids.extend(files::pids_below(&root.join(place.folder()).join(leaf.folder()))?);
         }
         pids.sort_unstable();
         pids.dedup();
@@ -223,6 +228,44 @@ impl Cgroups for Hybrid {
             cpu_weight: controllers::cpu_weight(&self.cpu.join(place.folder()), Version::V1)?,
             ..Limits::default()
         })
+    }
+
+    fn make_command(&self, place: &Place, command: &CommandGroup) -> Result<Vec<OwnedFd>, CgroupError> {
+        let groups: Vec<_> = self.roots().iter().map(|root| command_folder(root, place, command)).collect();
+        groups.iter().try_for_each(|group| files::make(group))?;
+        files::write_checked(&command_folder(&self.memory, place, command).join("memory.swappiness"), "0")?;
+        groups.iter().map(|group| files::open_procs(group, "cgroup.procs")).collect()
+    }
+
+    fn command_processes(&self, place: &Place, command: &CommandGroup) -> Result<Vec<i32>, CgroupError> {
+        let mut pids = Vec::new();
+        for root in self.roots() {
+            pids.extend(files::pids_below(&command_folder(&root, place, command))?);
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    fn kill_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {
+        unified::kill(&command_folder(&self.unified, place, command))?;
+        let v1 = [&self.memory, &self.pids, &self.cpu];
+        v1.into_iter().try_for_each(|root| strays::kill_below(&command_folder(root, place, command)))
+    }
+
+    fn oom_kills_with(&self, place: &Place, command: &CommandGroup) -> Result<u64, CgroupError> {
+        let own = command_folder(&self.memory, place, command).join("memory.oom_control");
+        let own = files::if_there(files::read_key(&own, "oom_kill"))?;
+        Ok(self.oom_kills(place)? + own.unwrap_or_default())
+    }
+
+    fn remove_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {
+        self.roots().iter().try_for_each(|root| files::remove_tree(&command_folder(root, place, command)))
+    }
+
+    fn commands(&self, place: &Place) -> Result<Vec<CommandGroup>, CgroupError> {
+        let apps: Vec<_> = self.roots().iter().map(|root| root.join(place.folder()).join(Leaf::App.folder())).collect();
+        tree::commands(&apps)
     }
 
     fn remove(&self, place: &Place) -> Result<(), CgroupError> {

@@ -32,7 +32,7 @@ pub use detect::{detect, probe};
 use drowse_api::instance::Limits;
 pub use fake::{Call, Fake};
 pub use hybrid::{Hybrid, Mounts};
-pub use place::{Leaf, Place, PlaceError, Slice};
+pub use place::{CommandGroup, Leaf, Place, PlaceError, Slice};
 pub use v2::V2;
 
 /// What the host's control groups look like.
@@ -237,6 +237,44 @@ pub trait Cgroups: Send + Sync {
     /// # Errors
     /// If the place is not there.
     fn limits(&self, place: &Place) -> Result<Limits, CgroupError>;
+
+    /// Makes a group for a command inside `app`, and opens its `cgroup.procs` as
+    /// [`open_procs`](Self::open_procs) does.
+    ///
+    /// # Errors
+    /// If the place was not made.
+    fn make_command(&self, place: &Place, command: &CommandGroup) -> Result<Vec<OwnedFd>, CgroupError>;
+
+    /// The pids of a command, as the host sees them; none if its group is not there.
+    ///
+    /// # Errors
+    /// If the group is there and cannot be read.
+    fn command_processes(&self, place: &Place, command: &CommandGroup) -> Result<Vec<i32>, CgroupError>;
+
+    /// SIGKILL to everything of a command. Nothing to kill is no error.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn kill_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError>;
+
+    /// [`oom_kills`](Self::oom_kills) with those of a command, which version 1 counts apart: there the
+    /// kernel kills a greedy command alone, while version 2 kills all of `app` with it.
+    ///
+    /// # Errors
+    /// If the place is not there.
+    fn oom_kills_with(&self, place: &Place, command: &CommandGroup) -> Result<u64, CgroupError>;
+
+    /// Removes the group of a command, as [`remove`](Self::remove) does a place.
+    ///
+    /// # Errors
+    /// If a process stays in it.
+    fn remove_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError>;
+
+    /// Every command of a place.
+    ///
+    /// # Errors
+    /// If a hierarchy cannot be read.
+    fn commands(&self, place: &Place) -> Result<Vec<CommandGroup>, CgroupError>;
 
     /// Removes the groups of an emptied place, and its slice's when it was the last. What is not
     /// there is no error; what is still dying is waited for, for up to two seconds.

@@ -123,6 +123,32 @@ impl Leaf {
     }
 }
 
+/// A command that runs beside an app, in a group of its own inside `app`: limited, frozen, counted and
+/// killed with it, and killed by itself when it ends.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandGroup(String);
+
+impl CommandGroup {
+    /// A group for one command; ids are never the same.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(InstanceId::generate().to_string())
+    }
+
+    /// The folder's name.
+    #[must_use]
+    pub fn folder(&self) -> String {
+        format!("command-{}", self.0)
+    }
+
+    /// The group that has this folder, if one can have it.
+    #[must_use]
+    pub fn from_folder(name: &str) -> Option<Self> {
+        let id = name.strip_prefix("command-")?;
+        InstanceId::parse(id).ok().map(|id| Self(id.to_string()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

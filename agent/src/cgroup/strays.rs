@@ -5,13 +5,19 @@ use std::path::Path;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::CgroupError;
-use super::files::{failed, pids};
+use super::files::{children, failed, pids};
 
 /// A group that forks faster than this many rounds of killing is left to the next call.
 const ROUNDS: usize = 20;
 
+/// SIGKILL to every process of `group` and of the groups below it.
+pub(super) fn kill_below(group: &Path) -> Result<(), CgroupError> {
+    kill(group)?;
+    children(group)?.iter().try_for_each(|child| kill_below(child))
+}
+
 /// SIGKILL to every process of `group`, until none is left that was not told.
-pub(super) fn kill(group: &Path) -> Result<(), CgroupError> {
+fn kill(group: &Path) -> Result<(), CgroupError> {
     let mut told = Vec::new();
     for _ in 0..ROUNDS {
         let new: Vec<i32> = pids(group)?.into_iter().filter(|pid| !told.contains(pid)).collect();

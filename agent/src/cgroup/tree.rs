@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::files::{children, remove_tree};
-use super::{CgroupError, Place, Slice};
+use super::{CgroupError, CommandGroup, Place, Slice};
 
 /// Every place below any of `roots`, in order.
 pub(super) fn places(roots: &[PathBuf]) -> Result<Vec<Place>, CgroupError> {
@@ -16,6 +16,15 @@ pub(super) fn places(roots: &[PathBuf]) -> Result<Vec<Place>, CgroupError> {
                 found.extend(name(&group).and_then(|id| Place::new(slice.clone(), id).ok()));
             }
         }
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// Every command below any of the leaves `apps`, in order.
+pub(super) fn commands(apps: &[PathBuf]) -> Result<Vec<CommandGroup>, CgroupError> {
+    let mut found = BTreeSet::new();
+    for app in apps {
+        found.extend(children(app)?.iter().filter_map(|group| name(group).and_then(CommandGroup::from_folder)));
     }
     Ok(found.into_iter().collect())
 }

@@ -10,7 +10,7 @@ use rustix::fs::inotify;
 
 use super::controllers::{self, Version};
 use super::fresh::{self, Fresh};
-use super::{CgroupError, Cgroups, Layout, Leaf, Place, Usage, files, tree, unified};
+use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Place, Usage, files, tree, unified};
 
 /// The tree of a version 2 host.
 #[derive(Debug)]
@@ -64,6 +64,11 @@ impl V2 {
     fn leaf(&self, place: &Place, leaf: Leaf) -> PathBuf {
         self.group(place).join(leaf.folder())
     }
+}
+
+/// What is below `app` has no controllers of its own: the limits are above it.
+fn command_folder(app: &Path, command: &CommandGroup) -> PathBuf {
+    app.join(command.folder())
 }
 
 const CONTROLLERS: &[&str] = &["cpu", "memory", "pids"];
@@ -132,7 +137,7 @@ impl Cgroups for V2 {
     }
 
     fn processes(&self, place: &Place, leaf: Leaf) -> Result<Vec<i32>, CgroupError> {
-        files::pids(&self.leaf(place, leaf))
+        files::pids_below(&self.leaf(place, leaf))
     }
 
     fn is_populated(&self, place: &Place, leaf: Leaf) -> Result<bool, CgroupError> {
@@ -189,6 +194,32 @@ impl Cgroups for V2 {
             cpu_weight: controllers::cpu_weight(&group, Version::V2)?,
             ..Limits::default()
         })
+    }
+
+    fn make_command(&self, place: &Place, command: &CommandGroup) -> Result<Vec<OwnedFd>, CgroupError> {
+        let group = command_folder(&self.leaf(place, Leaf::App), command);
+        files::make(&group)?;
+        Ok(vec![files::open_procs(&group, "cgroup.procs")?])
+    }
+
+    fn command_processes(&self, place: &Place, command: &CommandGroup) -> Result<Vec<i32>, CgroupError> {
+        files::pids_below(&command_folder(&self.leaf(place, Leaf::App), command))
+    }
+
+    fn kill_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {
+        unified::kill(&command_folder(&self.leaf(place, Leaf::App), command))
+    }
+
+    fn oom_kills_with(&self, place: &Place, _command: &CommandGroup) -> Result<u64, CgroupError> {
+        self.oom_kills(place)
+    }
+
+    fn remove_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {
+        files::remove_tree(&command_folder(&self.leaf(place, Leaf::App), command))
+    }
+
+    fn commands(&self, place: &Place) -> Result<Vec<CommandGroup>, CgroupError> {
+        tree::commands(&[self.leaf(place, Leaf::App)])
     }
 
     fn remove(&self, place: &Place) -> Result<(), CgroupError> {

@@ -1,7 +1,5 @@
 //! Who we are, and what the host has of disk, swap and time.
 
-use std::time::SystemTime;
-
 use caps::{CapSet, Capability};
 use drowse_api::MemoryBytes;
 use drowse_api::agent::Check;
@@ -114,15 +112,27 @@ pub(super) fn swap() -> Check {
     ok("swap", format!("on {}; running apps do not use it", devices.join(", ")))
 }
 
-/// Certificates and backoffs need a time that is not nonsense; that it is exact cannot be seen here.
-pub(super) fn clock() -> Check {
-    let own = std::env::current_exe().and_then(|path| path.metadata()).and_then(|program| program.modified());
-    match own {
-        Ok(built) if SystemTime::now() < built => failure(
-            "clock",
-            "it shows a time before this program was built",
-            "set it, for example with systemd-timesyncd or chrony",
-        ),
-        _ => ok("clock", format!("{:.0}", jiff::Timestamp::now())),
+/// Where pages of apps that stand still can be kept, compressed.
+pub(super) fn zram() -> Check {
+    let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let is_zram = |name: &String| name.strip_prefix("zram").is_some_and(|number| number.parse::<u32>().is_ok());
+    let mut names: Vec<String> =
+        devices.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(is_zram).collect();
+    names.sort();
+    let sized = names.iter().filter_map(|name| {
+        let size = std::fs::read_to_string(format!("/sys/block/{name}/disksize")).ok()?.trim().parse().ok()?;
+        (size > 0).then(|| format!("{name} of {}", MemoryBytes(size)))
+    });
+    let sized: Vec<String> = sized.collect();
+    if !sized.is_empty() {
+        return ok("zram", sized.join(", "));
     }
+    if !names.is_empty() || std::path::Path::new("/sys/class/zram-control").exists() {
+        return ok("zram", "the kernel has it, and none is set up");
+    }
+    warning(
+        "zram",
+        "the kernel has none loaded: memory of apps that stand still cannot be kept compressed",
+        "modprobe zram; a kernel built without it (CONFIG_ZRAM) has to do without",
+    )
 }

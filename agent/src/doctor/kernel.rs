@@ -10,6 +10,20 @@ use crate::cgroup::{self, CgroupError};
 /// Not in libc for every C library, and the same on all architectures (clone(2)).
 const CLONE_NEWTIME: i32 = 0x80;
 
+/// What no other check names, tried: paths are resolved as if a folder were the root.
+pub(super) fn release() -> Check {
+    const ADVICE: &str = "use Linux 5.14 or newer";
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let (mode, resolve) = (rustix::fs::Mode::empty(), rustix::fs::ResolveFlags::IN_ROOT);
+    let tried =
+        rustix::fs::open("/", flags, mode).and_then(|root| rustix::fs::openat2(root, "/", flags, mode, resolve));
+    match tried {
+        Ok(_) => ok("kernel", release),
+        Err(error) => failure("kernel", format!("{release} resolves no paths inside a root: {error}"), ADVICE),
+    }
+}
+
 /// Tries each on a thread of its own, which takes the namespace with it when it ends.
 pub(super) fn namespaces() -> Check {
     let all = [

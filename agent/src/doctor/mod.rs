@@ -2,6 +2,7 @@
 //!
 //! It changes nothing that outlasts it, and knows nothing of instances.
 
+mod clock;
 mod host;
 mod kernel;
 mod mount;
@@ -15,11 +16,12 @@ use crate::network::{Network, NetworkConfig};
 /// Examines the host: some tenths of a second, at most some seconds. Blocking; it runs programs.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Check> {
-    let mut checks = vec![host::user(), host::capabilities(), kernel::namespaces(), kernel::control_groups()];
+    let mut checks = vec![host::user(), host::capabilities(), kernel::release()];
+    checks.extend([kernel::namespaces(), kernel::control_groups()]);
     checks.extend([kernel::process_descriptors(), kernel::seccomp(), mount::overlay(config), mount::id_maps(config)]);
     checks.extend(network(config));
     checks.extend([program::siblings(config), program::criu(config)]);
-    checks.extend([host::disk(config), host::disk_limits(config), host::swap(), host::clock()]);
+    checks.extend([host::disk(config), host::disk_limits(config), host::swap(), host::zram(), clock::clock()]);
     checks
 }
 

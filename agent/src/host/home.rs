@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use drowse_api::{DeploymentId, InstanceId, UserId};
 
-use crate::cgroup::Place;
+use crate::cgroup::{Place, Slice};
 use crate::config::Config;
 use crate::network::Owner;
 
@@ -44,6 +44,21 @@ impl Home {
         }
     }
 
+    /// Of a command in a sandbox of its own. Two hyphens in a row tell it from an instance.
+    ///
+    /// # Panics
+    /// Never: an id with that before it can be a name there.
+    #[must_use]
+    pub fn run(config: &Config, user: &UserId, id: &InstanceId) -> Self {
+        let name = format!("{RUN}{id}");
+        Self {
+            place: Place::new(Slice::User(user.clone()), &name).expect("an id is allowed"),
+            owner: Owner::run(id),
+            folder: runs(config).join(id.as_str()),
+            run: config.run_dir.join("runs").join(id.as_str()),
+        }
+    }
+
     /// The socket of its init.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -79,6 +94,15 @@ impl Home {
 #[must_use]
 pub fn instances(config: &Config) -> PathBuf {
     config.data_dir.join("instances")
+}
+
+/// What the names of groups of commands with sandboxes of their own begin with.
+pub const RUN: &str = "run--";
+
+/// The folder of all commands with sandboxes of their own.
+#[must_use]
+pub fn runs(config: &Config) -> PathBuf {
+    config.data_dir.join("runs")
 }
 
 /// The folder of all builds.

@@ -16,6 +16,13 @@ use super::profile;
 
 const MAX_TEXT: u64 = 1 << 20;
 
+/// As the prelude; who asked for the command is told in a sentence if it is not there.
+const PRELUDE_OF_COMMAND: &str = r#"for f in ./.profile.d/*.sh; do [ -r "$f" ] && . "$f"; done; [ -r ./.profile ] && . ./.profile
+command -v -- "$1" >/dev/null 2>&1 || {
+  case "$1" in */*) [ -e "$1" ] && { echo "$1 cannot be executed" >&2; exit 126; };; esac
+  echo "there is no command $1 in the image" >&2; exit 127; }
+exec "$@""#;
+
 /// The file that the image shows at `path`, if it is a regular one. `layers`: the bottom one first.
 #[must_use]
 pub fn open_in(layers: &[PathBuf], path: &str) -> Option<File> {
@@ -163,6 +170,26 @@ fn behind_the_profile(shell: &str, command: Vec<String>) -> Vec<String> {
 
 fn shell(layers: &[PathBuf]) -> Option<&'static str> {
     ["/bin/bash", "/usr/bin/bash", "/bin/sh"].into_iter().find(|path| has_program(layers, path))
+}
+
+/// What is run for a command that somebody asked for beside the app: behind the app's profile, as the
+/// app is; the shell itself if no words are given. `as_it_is`: without a shell before it.
+///
+/// # Errors
+/// If there are no words and no shell.
+pub fn command_beside(words: &[String], layers: &[PathBuf], as_it_is: bool) -> Result<Vec<String>, String> {
+    let shell = shell(layers);
+    let words = match (words, shell) {
+        ([], Some(shell)) => vec![shell.to_owned()],
+        ([], None) => return Err("the image has no shell: name a command".to_owned()),
+        (words, _) => words.to_vec(),
+    };
+    Ok(match shell {
+        Some(shell) if !as_it_is => {
+            [shell, "-c", PRELUDE_OF_COMMAND, shell].map(ToOwned::to_owned).into_iter().chain(words).collect()
+        }
+        _ => words,
+    })
 }
 
 /// Whether a layer has something at `path`. `/bin` may be a link in a layer below.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use drowse_api::MemoryBytes;
+use drowse_api::agent::RunRequest;
 use drowse_api::image::{APP_FOLDER, LABEL_PORT, LABEL_TYPE};
 use drowse_api::instance::{InstanceSpec, Limits, Workload};
 use drowse_api::secrets::Secrets;
@@ -15,7 +16,7 @@ use rustix::process::Signal;
 
 use super::error::SandboxError;
 use super::home::Home;
-use super::image::{command, read_in, resolve_user, stop_signal, wanted_user};
+use super::image::{command, command_beside, read_in, resolve_user, stop_signal, wanted_user};
 use super::node::Node;
 use super::sandbox::Plan;
 use super::{files, sites};
@@ -67,6 +68,41 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
     };
     let layers = node.store.unpack(&image)?;
     of(node, wanted, &image, layers)
+}
+
+/// The plan of a sandbox for one command over an app's image. Blocking: it may unpack layers.
+///
+/// # Errors
+/// As [`of_instance`].
+pub fn of_run(
+    node: &Node,
+    home: Home,
+    request: &RunRequest,
+    words: &[String],
+    address: std::net::Ipv4Addr,
+) -> Result<Plan, SandboxError> {
+    let image = node.store.image(&request.image)?;
+    let layers = node.store.unpack(&image)?;
+    let wanted = Wanted {
+        home,
+        ids: node.users.range(&request.user)?,
+        limits: request.limits,
+        address,
+        host_name: request.app.to_string(),
+        env: environment(&image, &request.env, &request.secrets),
+        command: Some(command_beside(words, &layers, is_bundle(&image)?).map_err(SandboxError::Image)?),
+        binds: Vec::new(),
+        profile: SeccompProfile::Default,
+    };
+    of(node, wanted, &image, layers)
+}
+
+/// Whether the image is an OCI bundle, which is run as it is.
+///
+/// # Errors
+/// If what it says of itself is broken.
+pub fn is_bundle(image: &Image) -> Result<bool, SandboxError> {
+    Ok(bundle::spec_of_image(image)?.is_some())
 }
 
 /// What an app of this image finds in its environment, beside what the image itself says.

@@ -18,3 +18,13 @@ pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     registered.map_err(|error| error.into_parts().1)
 }
+
+/// Lets the runtime read and write `descriptor` as it gets ready. It must not block.
+///
+/// # Errors
+/// If it cannot be polled.
+pub fn both_ways(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as in `readable`.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE | Interest::WRITABLE) };
+    registered.map_err(|error| error.into_parts().1)
+}

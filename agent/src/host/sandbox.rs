@@ -502,6 +502,12 @@ impl Sandboxes {
         }
     }
 
+    /// The init of a standing sandbox.
+    #[must_use]
+    pub fn init_of(&self, home: &Home) -> Option<ProcessIdentity> {
+        self.kept(home).map(|kept| kept.init).filter(|init| process::is_alive(*init))
+    }
+
     /// The image that a standing sandbox was made from.
     #[must_use]
     pub fn image_of(&self, home: &Home) -> Option<Digest> {

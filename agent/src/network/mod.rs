@@ -106,6 +106,12 @@ impl Owner {
         Self(format!("build--{id}"))
     }
 
+    /// A command in a sandbox of its own.
+    #[must_use]
+    pub fn run(id: &InstanceId) -> Self {
+        Self(format!("run--{id}"))
+    }
+
     /// A helper of the node, such as the server of static sites. `name` is a word of a-z.
     #[must_use]
     pub fn system(name: &'static str) -> Self {

@@ -41,7 +41,10 @@ impl Network {
         let mut others = match nft::everything().await {
             Ok(rules) => firewalls(&rules, &self.config.table, &self.config.link_prefix, self.config.range),
             // That nft does not run is told by the check before.
-            Err(error) => return check(NAME, Verdict::Warning, format!("not examined: {error}"), None),
+            Err(error) => {
+                let advice = "see the check of nftables; then look at the rules yourself: nft list ruleset";
+                return check(NAME, Verdict::Warning, format!("not examined: {error}"), Some(advice));
+            }
         };
         others.extend(legacy_iptables(&self.config.link_prefix));
         if others.is_empty() {

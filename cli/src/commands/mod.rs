@@ -1,10 +1,12 @@
 //! The commands, one module each, and the way from the parsed line to them.
 
 mod completions;
+mod cp;
 mod deploy;
 mod doctor;
 mod env;
 mod events;
+mod exec;
 mod info;
 mod lifecycle;
 mod login;
@@ -17,6 +19,7 @@ mod rm;
 mod secret;
 mod sleep;
 mod token;
+mod top;
 
 use crate::args::{Args, Command};
 use crate::connect::Controller;
@@ -44,6 +47,10 @@ pub async fn run(args: Args, terminal: &Terminal) -> Result<(), Failure> {
         Command::Ls => ls::run(client, terminal).await,
         Command::Info(app) => info::run(app, client, terminal).await,
         Command::Logs(logs) => logs::run(logs, client, terminal).await,
+        Command::Exec(args) => Box::pin(exec::exec(args, client, terminal)).await,
+        Command::Run(args) => Box::pin(exec::run(args, client, terminal)).await,
+        Command::Cp(args) => Box::pin(cp::run(args, client, terminal)).await,
+        Command::Top(top) => top::run(top, client, terminal).await,
         Command::Events(events) => events::run(events, client, terminal).await,
         Command::Open(open) => open::run(open, client, terminal).await,
         Command::Restart(change) => lifecycle::restart(change, client, terminal).await,

@@ -100,7 +100,7 @@ pub(super) fn retried(step: Step, deployment: &Deployment, cause: Cause, now: Ti
 }
 
 /// The live deployment, or the newest that has an image.
-fn startable<'a>(desired: &'a Desired, app: &App) -> Option<&'a Arc<Deployment>> {
+pub(super) fn startable<'a>(desired: &'a Desired, app: &App) -> Option<&'a Arc<Deployment>> {
     let live = app.live.as_ref().and_then(|live| desired.deployments.get(live.deployment.as_str()));
     live.or_else(|| desired.deployments_of(&app.name).into_iter().find(|found| found.phase.image().is_some()))
 }

@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::{any, delete, get, post, put};
 use drowse_api::routing::RouteTable;
 use drowse_api::{ErrorCode, Problem};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -22,6 +22,7 @@ use crate::vault::Vault;
 pub(crate) mod access;
 pub(crate) mod answer;
 pub(crate) mod apps;
+mod commands;
 pub(crate) mod deploy;
 mod events;
 mod logs;
@@ -35,6 +36,7 @@ mod tokens;
 mod views;
 
 pub use access::Attempts;
+pub use commands::TUNNELS;
 
 /// What the calls work on.
 #[derive(Debug, Clone)]
@@ -55,6 +57,8 @@ pub struct Api {
     pub wake: Arc<Notify>,
     /// Failed attempts to get in.
     pub attempts: Arc<Attempts>,
+    /// How many more connections may be joined to commands.
+    pub tunnels: Arc<Semaphore>,
     /// Streams end with it.
     pub end: CancellationToken,
 }
@@ -84,6 +88,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/apps/{app}/releases", get(releases::list))
         .route("/v1/apps/{app}/rollback", post(releases::rollback))
         .route("/v1/apps/{app}/logs", get(logs::logs))
+        .route("/v1/apps/{app}/exec", post(commands::exec))
+        .route("/v1/apps/{app}/run", post(commands::run))
+        .route("/v1/usage", get(commands::usage))
         .route("/v1/deployments/{id}", get(deploy::show))
         .route("/v1/deployments/{id}/watch", get(deploy::watch))
         .route("/v1/deployments/{id}/promote", post(releases::promote))

@@ -46,6 +46,8 @@ pub struct Facts {
     pub waits: bool,
     /// `builder`: whether to try what builders of images may not.
     pub builds: bool,
+    /// `terminal`: whether to look at its terminal instead.
+    pub on_terminal: bool,
     /// `race`: whether to lie in wait instead.
     pub races: bool,
 }
@@ -79,6 +81,7 @@ impl Facts {
             group: text("group"),
             waits: text("wait") == "yes",
             builds: text("builder") == "yes",
+            on_terminal: text("terminal") == "yes",
             races: text("race") == "yes",
         }
     }

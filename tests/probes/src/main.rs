@@ -7,7 +7,8 @@
 //!
 //! Arguments are `key=value`, about the world outside: see [`facts::Facts`]. With `wait=yes` it stays
 //! when it is done, to be looked at from outside; with `race=yes` it only lies in wait for processes
-//! that are started beside it; with `builder=yes` it tries what builders of images may not.
+//! that are started beside it; with `builder=yes` it tries what builders of images may not; with
+//! `terminal=yes` it only looks at the terminal that it runs on.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 mod builder;
@@ -21,6 +22,7 @@ mod neighbours;
 mod race;
 mod report;
 mod sys;
+mod terminal;
 
 fn main() {
     // Run by itself, to see whether it runs.
@@ -35,6 +37,11 @@ fn main() {
     }
     if facts.builds {
         builder::tries();
+        println!(r#"{{"done":true}}"#);
+        return;
+    }
+    if facts.on_terminal {
+        terminal::tries();
         println!(r#"{{"done":true}}"#);
         return;
     }

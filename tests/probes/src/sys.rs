@@ -195,3 +195,29 @@ pub fn c(text: &str) -> CString {
 fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or_default()
 }
+
+/// Types one character into the terminal at `number`, as if somebody had.
+pub fn type_into(number: i32, character: u8) -> io::Result<()> {
+    // SAFETY: the kernel reads the one byte.
+    check(unsafe { libc::ioctl(number, libc::TIOCSTI, &raw const character) })
+}
+
+/// A request to the terminal at `number` without an argument.
+pub fn ask_terminal(number: i32, request: libc::Ioctl) -> io::Result<()> {
+    // SAFETY: these requests take no address.
+    check(unsafe { libc::ioctl(number, request, 0) })
+}
+
+/// The device number of the terminal that is open (ioctl_tty(2), TIOCGDEV).
+pub fn terminal_number(terminal: &OwnedFd) -> io::Result<u32> {
+    terminal_of(std::os::fd::AsRawFd::as_raw_fd(terminal))
+}
+
+/// As [`terminal_number`], by the descriptor's number.
+pub fn terminal_of(number: i32) -> io::Result<u32> {
+    const TIOCGDEV: libc::Ioctl = 0x8004_5432;
+    let mut device: u32 = 0;
+    // SAFETY: the kernel writes the one word.
+    check(unsafe { libc::ioctl(number, TIOCGDEV, &raw mut device) })?;
+    Ok(device)
+}

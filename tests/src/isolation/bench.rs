@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use drowse_launcher::rules::Rule;
 use drowse_launcher::{
     Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, Sandbox, SandboxFds, SandboxRequest,
-    SeccompProfile, Started, init,
+    SeccompProfile, Started, WindowSize, init,
 };
 use drowse_rootfs::{IdRange, OverlayPlan, bundle};
 use oci_spec::runtime::Spec;
@@ -204,6 +204,21 @@ impl Bench {
         running.processes.push(started);
         let started = running.processes.last().expect("just put there");
         Ok((started, Lines(BufReader::new(File::from(read)))))
+    }
+}
+
+impl Bench {
+    /// Starts a process on a terminal; what it shows can be read.
+    pub(super) fn start_on_terminal(
+        &self,
+        running: &mut Running,
+        request: &ProcessRequest,
+    ) -> Result<Lines, LauncherError> {
+        let (init, groups) = (running.sandbox.pidfd.as_fd(), self.group.open("app", self.is_ahead));
+        let size = WindowSize { rows: 24, columns: 80 };
+        let (started, terminal) = self.launcher.start_on_terminal(request, size, init, &groups)?;
+        running.processes.push(started);
+        Ok(Lines(BufReader::new(File::from(terminal))))
     }
 }
 

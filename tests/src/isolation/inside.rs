@@ -59,6 +59,21 @@ pub(super) fn run(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) 
     Ok(())
 }
 
+/// Runs it on a terminal.
+pub(super) fn on_terminal(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) -> Result<(), String> {
+    let mut running = bench.build(&bench.request_of("instance", variant)).map_err(|error| in_full(&error))?;
+    let mut args = vec!["/probe".to_owned(), "terminal=yes".to_owned()];
+    args.extend(facts_of_sandbox(variant));
+    let probe = process_of(variant, &args);
+    let lines = bench.start_on_terminal(&mut running, &probe).map_err(|error| in_full(&error))?;
+    // What it typed into its own terminal is shown too.
+    let lines = lines.filter_map(|line| line.find('{').map(|at| line[at..].trim_end().to_owned()));
+    for line in lines.take_while(|line| !line.starts_with(r#"{"done""#)) {
+        attempts.push(attempt(&line, variant)?);
+    }
+    Ok(())
+}
+
 /// Starts processes beside one that lies in wait for them.
 pub(super) fn race(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let mut running = bench.build(&bench.request_of("instance", variant)).map_err(|error| in_full(&error))?;

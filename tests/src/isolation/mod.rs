@@ -62,7 +62,9 @@ impl Attempt {
 /// What could not be tried at all, which may be so when a rule is left out.
 pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let is_wanted = |rules: &[Rule]| dropped.is_none_or(|dropped| rules.contains(&dropped));
-    let elsewhere: Vec<Rule> = [images::RULES, configurations::RULES, builder::RULES, &[Rule::StartingHidden]].concat();
+    let terminals = [Rule::OwnTerminal, Rule::TerminalsBounded];
+    let elsewhere: Vec<Rule> =
+        [images::RULES, configurations::RULES, builder::RULES, &[Rule::StartingHidden], &terminals].concat();
     let of_root = [Rule::RootMapped, Rule::RootSparesInit, Rule::RootCapabilities];
     for variant in [Variant::App, Variant::Root] {
         // Whatever a rule is needed for in one variant it is in force for in both.
@@ -80,6 +82,9 @@ pub fn run(dropped: Option<Rule>, attempts: &mut Vec<Attempt>) -> Result<(), Str
         }
         if is_asked && is_wanted(&[Rule::StartingHidden]) {
             inside::race(&Bench::new(dropped, Wrapper::Nothing), variant, attempts)?;
+        }
+        if is_asked && is_wanted(&terminals) {
+            inside::on_terminal(&Bench::new(dropped, Wrapper::Nothing), variant, attempts)?;
         }
     }
     if is_wanted(builder::RULES) {

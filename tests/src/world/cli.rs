@@ -83,10 +83,18 @@ impl World {
     }
 
     fn command_line(&self, folder: &Path, arguments: &[&str]) -> Command {
+        let mut command = self.drowse_command(arguments);
+        command.current_dir(folder);
+        command
+    }
+
+    /// The program as a command to be started.
+    #[must_use]
+    pub fn drowse_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(machine::bin_dir().join("drowse"));
         command
             .args(arguments)
-            .current_dir(folder)
+            .current_dir(self.base())
             .env_remove("NO_COLOR")
             .env("DROWSE_SOCKET", self.names().controller_socket())
             // Nobody's login is used or overwritten.

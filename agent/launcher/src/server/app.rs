@@ -15,10 +15,11 @@ use rustix::process::DumpableBehavior;
 
 use super::capabilities::Sets;
 use super::channel::{self, Channel, Word};
-use super::process::Given;
-use super::{devices, groups, inside};
+use super::process::{Given, Streams};
+use super::terminal::Terminal;
+use super::{copying, devices, groups, inside};
 use crate::failure::{Failure, OrFail, Step};
-use crate::message::{ProcessRequest, SeccompProfile};
+use crate::message::{ProcessRequest, SeccompProfile, Task};
 use crate::rules::Rule;
 use crate::seccomp;
 use crate::sys::{self, Strings};
@@ -30,7 +31,8 @@ const DEFAULT_UMASK: u32 = 0o022;
 const REPORT: i32 = 3;
 
 /// A checked request, in the form in which the kernel wants it. Nothing is looked up in a file.
-pub(super) struct Prepared {
+pub(super) struct Prepared<'a> {
+    task: &'a Task,
     /// Its user and group on the host.
     owner: (u32, u32),
     /// The user namespace that it joins, if root is inside.
@@ -53,11 +55,16 @@ pub(super) struct Prepared {
     pub(super) oom_score: Option<i32>,
 }
 
-impl Prepared {
-    pub(super) fn new(request: &ProcessRequest, own_ids: Option<OwnedFd>) -> Result<Self, Failure> {
+impl<'a> Prepared<'a> {
+    pub(super) fn new(
+        request: &ProcessRequest,
+        task: &'a Task,
+        streams: &Streams,
+        own_ids: Option<OwnedFd>,
+    ) -> Result<Self, Failure> {
         let process = &request.process;
-        if process.terminal().unwrap_or(false) {
-            return Err(refused("process.terminal", "there are no terminals yet"));
+        if process.terminal().unwrap_or(false) && matches!(streams, Streams::Passed { .. }) {
+            return Err(refused("process.terminal", "its streams are passed to it"));
         }
         let user = process.user();
         let additional = user.additional_gids().clone().unwrap_or_default();
@@ -86,6 +93,7 @@ impl Prepared {
             capabilities = capabilities.of_root_inside(profile);
         }
         Ok(Self {
+            task,
             owner: (user.uid(), user.gid()),
             own_ids,
             uid: id(user.uid()),
@@ -93,7 +101,7 @@ impl Prepared {
             groups: additional.into_iter().map(|gid| Gid::from_raw(id(gid))).collect(),
             umask: user.umask().unwrap_or(DEFAULT_UMASK),
             working_folder: working_folder(process)?,
-            programs: programs(args, environment)?,
+            programs: if *task == Task::Execute { programs(args, environment)? } else { Vec::new() },
             arguments: Strings::new(strings("process.args", args)?),
             environment: Strings::new(strings("process.env", environment)?),
             limits: limits(process.rlimits().as_deref().unwrap_or_default())?,
@@ -170,33 +178,46 @@ fn refused(field: &str, why: impl Into<String>) -> Failure {
 }
 
 /// Everything between the fork and the app.
-pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) -> Result<Infallible, Failure> {
+pub(super) fn become_app(prepared: &Prepared<'_>, given: &Given, channel: &Channel) -> Result<Infallible, Failure> {
     groups::enter(&given.cgroups)?;
     if Rule::OwnSession.in_force() {
         rustix::process::setsid().or_fail(Step::Session, "the process")?;
     }
     set_limits(prepared, channel)?;
     let null;
-    let stdin = match &given.stdin {
-        Some(stdin) => stdin,
-        None => {
-            let root = open_root()?;
-            null = devices::own_null(root)?;
-            &null
+    let passed = match &given.streams {
+        Streams::Passed { stdin: Some(stdin), stdout, stderr } => Some([stdin, stdout, stderr]),
+        Streams::Passed { stdin: None, stdout, stderr } => {
+            null = devices::own_null(open_root()?)?;
+            Some([&null, stdout, stderr])
         }
+        Streams::Terminal { .. } => None,
     };
-    for stream in [stdin, &given.stdout, &given.stderr] {
+    for stream in passed.iter().flatten() {
         hand_over(stream, prepared)?;
     }
     become_user(prepared)?;
     hide()?;
+    let terminal;
+    let [stdin, stdout, stderr] = match (passed, &given.streams) {
+        (None, Streams::Terminal { of_host: Some(foreign), .. }) => {
+            take_over(foreign, channel)?;
+            [&foreign.streams; 3]
+        }
+        (None, Streams::Terminal { size, of_host: None }) => {
+            terminal = Terminal::open(*size)?;
+            take_over(&terminal, channel)?;
+            [&terminal.streams; 3]
+        }
+        (passed, _) => passed.ok_or_else(|| refused("process", "it has no streams"))?,
+    };
     enter_folder(&prepared.working_folder)?;
     rustix::process::umask(Mode::from_raw_mode(prepared.umask & 0o777));
     sys::reset_signals();
     inside::arrange(&[
         (stdin, 0, false),
-        (&given.stdout, 1, false),
-        (&given.stderr, 2, false),
+        (stdout, 1, false),
+        (stderr, 2, false),
         (channel.descriptor(), REPORT, true),
     ])?;
     // From here on the channel has another number, and the caller's way of reporting would miss it.
@@ -209,7 +230,13 @@ pub(super) fn become_app(prepared: &Prepared, given: &Given, channel: &Channel) 
     sys::exit_now(1)
 }
 
-fn finish(prepared: &Prepared, report: impl AsFd + Copy) -> Result<Infallible, Failure> {
+/// Makes the terminal the one that controls this process; its other end goes to the builder.
+fn take_over(terminal: &Terminal, channel: &Channel) -> Result<(), Failure> {
+    terminal.take_control()?;
+    channel.pass(0, Some(&terminal.controlling)).or_fail(Step::Report, "the terminal")
+}
+
+fn finish(prepared: &Prepared<'_>, report: impl AsFd + Copy) -> Result<Infallible, Failure> {
     // The kernel takes a filter only from those who can gain nothing by an exec.
     if Rule::NoNewPrivileges.in_force() {
         rustix::thread::set_no_new_privs(true).or_fail(Step::NoNewPrivileges, "the process")?;
@@ -219,11 +246,18 @@ fn finish(prepared: &Prepared, report: impl AsFd + Copy) -> Result<Infallible, F
     }
     channel::say(report, &Word::Ready);
     channel::await_leave(report).or_fail(Step::Report, "the process")?;
-    execute(prepared)
+    match prepared.task {
+        Task::Execute => execute(prepared),
+        task => {
+            // As an exec would: that nothing was said is the news that it worked.
+            sys::close_from(REPORT).or_fail(Step::Descriptors, "the process")?;
+            sys::exit_now(copying::carry_out(task))
+        }
+    }
 }
 
 /// As execvp: the next folder is tried where a program is missing or may not be executed.
-fn execute(prepared: &Prepared) -> Result<Infallible, Failure> {
+fn execute(prepared: &Prepared<'_>) -> Result<Infallible, Failure> {
     let mut worst: Option<Failure> = None;
     for program in &prepared.programs {
         let Err(error) = sys::execute(program, &prepared.arguments, &prepared.environment);
@@ -243,7 +277,7 @@ fn open_root() -> Result<OwnedFd, Failure> {
 }
 
 /// A pipe belongs to the app, so that it can be opened once more by way of /dev/stdout.
-fn hand_over(stream: &OwnedFd, prepared: &Prepared) -> Result<(), Failure> {
+fn hand_over(stream: &OwnedFd, prepared: &Prepared<'_>) -> Result<(), Failure> {
     let found = rustix::fs::fstat(stream).or_fail(Step::Descriptors, "the streams")?;
     if FileType::from_raw_mode(found.st_mode) != FileType::Fifo {
         return Ok(());
@@ -253,7 +287,7 @@ fn hand_over(stream: &OwnedFd, prepared: &Prepared) -> Result<(), Failure> {
 }
 
 /// A hard limit above the host's is cut to it where the right to raise it is missing.
-fn set_limits(prepared: &Prepared, channel: &Channel) -> Result<(), Failure> {
+fn set_limits(prepared: &Prepared<'_>, channel: &Channel) -> Result<(), Failure> {
     for (name, number, limit) in prepared.limits.iter().filter(|_| Rule::ResourceLimits.in_force()) {
         match sys::set_limit(*number, limit.soft(), limit.hard()) {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
@@ -268,7 +302,7 @@ fn set_limits(prepared: &Prepared, channel: &Channel) -> Result<(), Failure> {
     Ok(())
 }
 
-fn become_user(prepared: &Prepared) -> Result<(), Failure> {
+fn become_user(prepared: &Prepared<'_>) -> Result<(), Failure> {
     let name = prepared.uid.to_string();
     if let Some(own_ids) = &prepared.own_ids {
         // With all capabilities over its ids, and none over anything else: from here on also ours.

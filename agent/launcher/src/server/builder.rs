@@ -7,8 +7,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{idmap, process, ready, sandbox, send_answer};
 use crate::failure::{Failure, Step};
+use crate::message::Task;
 use crate::sys;
-use crate::wire::{self, Answer, Done, Request};
+use crate::wire::{self, Answer, Done, Request, Streams};
 
 /// The exit code of a builder that has answered.
 const ANSWERED: i32 = 0;
@@ -43,29 +44,36 @@ fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Res
             let given = process::Given {
                 init: init.try_clone().map_err(|error| Failure::os(Step::Descriptors, "the new process", error))?,
                 cgroups: descriptors.several(app_cgroups)?,
-                stdout: descriptors.one()?,
-                stderr: descriptors.one()?,
-                stdin: None,
+                streams: process::Streams::Passed {
+                    stdin: None,
+                    stdout: descriptors.one()?,
+                    stderr: descriptors.one()?,
+                },
                 gate: Some(descriptors.one()?),
             };
             let mut made = vec![init];
-            let app = process::start(&process, given).map(|(app, pidfd)| {
-                made.push(pidfd);
+            let app = process::start(&process, &Task::Execute, given).map(|(app, its)| {
+                made.extend(its);
                 app
             });
             done.app = Some(Box::new(app));
             Ok((done, made))
         }
-        Request::Start { process, cgroups, stdin } => {
+        Request::Start { process, cgroups, streams, task } => {
             let given = process::Given {
                 init: descriptors.one()?,
                 cgroups: descriptors.several(cgroups)?,
-                stdout: descriptors.one()?,
-                stderr: descriptors.one()?,
-                stdin: if stdin { Some(descriptors.one()?) } else { None },
+                streams: match streams {
+                    Streams::Passed { stdin } => process::Streams::Passed {
+                        stdout: descriptors.one()?,
+                        stderr: descriptors.one()?,
+                        stdin: if stdin { Some(descriptors.one()?) } else { None },
+                    },
+                    Streams::Terminal(size) => process::Streams::terminal(size)?,
+                },
                 gate: None,
             };
-            process::start(&process, given).map(|(done, pidfd)| (done, vec![pidfd]))
+            process::start(&process, &task, given)
         }
     }
 }

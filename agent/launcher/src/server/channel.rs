@@ -29,6 +29,8 @@ pub(super) enum Word {
 #[derive(Debug)]
 pub(super) enum Heard {
     Word(Word),
+    /// The controlling end of the process's terminal.
+    Terminal(OwnedFd),
     /// The other end is closed: the program runs, or the process is dead.
     Closed,
 }
@@ -74,7 +76,10 @@ impl Channel {
         self.wait(deadline)?;
         let mut buffer = vec![0; wire::MAX_ANSWER];
         match wire::receive(&self.0, &mut buffer)? {
-            Some((length, _)) => Ok(Heard::Word(serde_json::from_slice(&buffer[..length])?)),
+            Some((length, mut descriptors)) => match descriptors.pop() {
+                Some(terminal) => Ok(Heard::Terminal(terminal)),
+                None => Ok(Heard::Word(serde_json::from_slice(&buffer[..length])?)),
+            },
             None => Ok(Heard::Closed),
         }
     }

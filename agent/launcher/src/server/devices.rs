@@ -23,6 +23,8 @@ const LINKS: [(&str, &str); 5] = [
 ];
 /// What is left out of the list: the kernel's log.
 const UNWANTED: (&str, u32, u32) = ("kmsg", 1, 11);
+/// Those of commands beside the app, and as many again for what the app makes itself.
+const MOST_TERMINALS: &str = "max=64";
 /// The group of terminals, in Debian's and most other images.
 const TTY_GROUP: u32 = 5;
 
@@ -46,7 +48,9 @@ pub(super) fn mount(target: &OwnedFd, ids: IdRange, shm: &[String]) -> Result<()
     }
     mounts::attach(&folder, target).or_fail(Step::Mount, "/dev")?;
     let terminals = ids.to_host(TTY_GROUP).unwrap_or(ids.first);
-    let pts = ["newinstance", "ptmxmode=0666", "mode=0620", &format!("gid={terminals}")];
+    let gid = format!("gid={terminals}");
+    let mut pts = vec!["newinstance", "ptmxmode=0666", "mode=0620", &gid];
+    pts.extend(Rule::TerminalsBounded.in_force().then_some(MOST_TERMINALS));
     mount_below(&folder, "pts", mounts::new_mount("devpts", &pts, attributes)?)?;
     let mut settings = vec!["mode=1777"];
     settings.extend(shm.iter().map(String::as_str));

@@ -5,6 +5,7 @@ mod app;
 mod builder;
 mod capabilities;
 mod channel;
+mod copying;
 mod devices;
 mod groups;
 mod idmap;
@@ -18,6 +19,7 @@ mod root;
 mod sandbox;
 mod shield;
 mod spec;
+mod terminal;
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};

@@ -11,10 +11,12 @@ use rustix::process::{Signal, pidfd_send_signal, set_parent_process_death_signal
 use super::app::{self, Prepared};
 use super::channel::{CHILD_LIMIT, Channel, Heard, Word, await_leave};
 use super::sandbox::set_oom_score;
+use super::terminal::Terminal;
 use super::{groups, idmap};
 use crate::failure::{Failure, OrFail, Step};
-use crate::message::ProcessRequest;
+use crate::message::{ProcessRequest, Task, WindowSize};
 use crate::process::start_time;
+use crate::rules::Rule;
 use crate::sys::{self, Cloned};
 use crate::wire::Done;
 
@@ -22,16 +24,36 @@ use crate::wire::Done;
 pub(super) struct Given {
     pub(super) init: OwnedFd,
     pub(super) cgroups: Vec<OwnedFd>,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
-    pub(super) stdin: Option<OwnedFd>,
+    pub(super) streams: Streams,
     /// Says when it may execute, if that is not at once.
     pub(super) gate: Option<OwnedFd>,
 }
 
-/// Starts it; when this returns it executes its program.
-pub(super) fn start(request: &ProcessRequest, mut given: Given) -> Result<(Done, OwnedFd), Failure> {
-    let prepared = Prepared::new(request, idmap::held_by(&given.init)?)?;
+/// What its streams are.
+pub(super) enum Streams {
+    Passed {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// Made inside; one of the host in the program that leaves out the rule against it.
+    Terminal {
+        size: WindowSize,
+        of_host: Option<Terminal>,
+    },
+}
+
+impl Streams {
+    pub(super) fn terminal(size: WindowSize) -> Result<Self, Failure> {
+        let of_host = if Rule::OwnTerminal.in_force() { None } else { Some(Terminal::open(size)?) };
+        Ok(Self::Terminal { size, of_host })
+    }
+}
+
+/// Starts it; when this returns it is at its task. With its pidfd comes the controlling end of its
+/// terminal, if it has one.
+pub(super) fn start(request: &ProcessRequest, task: &Task, mut given: Given) -> Result<(Done, Vec<OwnedFd>), Failure> {
+    let prepared = Prepared::new(request, task, &given.streams, idmap::held_by(&given.init)?)?;
     // Only children are affected, so /proc goes on to mean the host's.
     sys::enter(&given.init, libc::CLONE_NEWPID).or_fail(Step::EnterNamespace, "pid")?;
     match attempt(&prepared, &mut given) {
@@ -47,7 +69,7 @@ fn at_birth() -> Failure {
     Failure::refused(Step::Builder, "the new process", "it ended before it could execute")
 }
 
-fn attempt(prepared: &Prepared, given: &mut Given) -> Result<(Done, OwnedFd), Failure> {
+fn attempt(prepared: &Prepared<'_>, given: &mut Given) -> Result<(Done, Vec<OwnedFd>), Failure> {
     let (ours, theirs) = Channel::pair()?;
     let (relay, relayed) = Channel::pair()?;
     match sys::clone_process(0).or_fail(Step::Clone, "the way into the sandbox")? {
@@ -74,7 +96,8 @@ fn attempt(prepared: &Prepared, given: &mut Given) -> Result<(Done, OwnedFd), Fa
             if started.is_err() {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             }
-            Ok((started?, pidfd))
+            let (done, terminal) = started?;
+            Ok((done, std::iter::once(pidfd).chain(terminal).collect()))
         }
     }
 }
@@ -88,7 +111,7 @@ fn heard_failure(channel: &Channel) -> Failure {
 }
 
 /// Enters what is left to enter, and forks the process proper.
-fn go_between(prepared: &Prepared, given: &mut Given, channel: &Channel, relay: &Channel) -> Result<(), Failure> {
+fn go_between(prepared: &Prepared<'_>, given: &mut Given, channel: &Channel, relay: &Channel) -> Result<(), Failure> {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let spaces = [
         (libc::CLONE_NEWTIME, "time"),
@@ -113,19 +136,20 @@ fn go_between(prepared: &Prepared, given: &mut Given, channel: &Channel, relay: 
 
 /// Hears how the new process gets on, and lets it execute once it is known by pid and start time.
 fn oversee(
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     gate: Option<&OwnedFd>,
     pid_inside: i32,
     pidfd: &OwnedFd,
     channel: &Channel,
-) -> Result<Done, Failure> {
+) -> Result<(Done, Option<OwnedFd>), Failure> {
     let deadline = Instant::now() + CHILD_LIMIT;
-    let mut shortfalls = Vec::new();
+    let (mut shortfalls, mut terminal) = (Vec::new(), None);
     loop {
         match channel.hear(deadline).or_fail(Step::Report, "the new process")? {
             Heard::Word(Word::Failed(failure)) => return Err(failure),
             Heard::Word(Word::Shortfall(failure)) => shortfalls.push(failure),
             Heard::Word(Word::Ready) => break,
+            Heard::Terminal(end) => terminal = Some(end),
             Heard::Closed => return Err(at_birth()),
         }
     }
@@ -139,8 +163,10 @@ fn oversee(
     channel.pass(0, None).or_fail(Step::Report, "the new process")?;
     match channel.hear(deadline).or_fail(Step::Report, "the new process")? {
         Heard::Word(Word::Failed(failure)) => Err(failure),
-        Heard::Word(_) => Err(Failure::refused(Step::Report, "the new process", "it said more than it should")),
-        Heard::Closed => Ok(Done { pid, start_time, pid_inside, shortfalls, app: None }),
+        Heard::Word(_) | Heard::Terminal(_) => {
+            Err(Failure::refused(Step::Report, "the new process", "it said more than it should"))
+        }
+        Heard::Closed => Ok((Done { pid, start_time, pid_inside, shortfalls, app: None }, terminal)),
     }
 }
 

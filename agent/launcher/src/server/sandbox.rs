@@ -156,7 +156,8 @@ fn await_init(pid: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Ende
         match channel.hear(deadline).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)? {
             Heard::Word(Word::Failed(failure)) => return Err(Ended::Later(failure)),
             Heard::Word(Word::Shortfall(failure)) => shortfalls.push(failure),
-            Heard::Word(Word::Ready) => {}
+            // Init has no terminal; whoever says so has nothing else to say.
+            Heard::Word(Word::Ready) | Heard::Terminal(_) => {}
             Heard::Closed => break,
         }
     }
