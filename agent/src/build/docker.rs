@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use drowse_api::agent::BuildStatus;
 use drowse_api::image::{APP_FOLDER, APP_ID};
+use drowse_api::instance::Workload;
 use drowse_api::{Digest, ErrorCode, ImageReference, MemoryBytes, Problem};
 use drowse_launcher::{Bind, SeccompProfile};
 use rustix::fs::FlockOperation;
@@ -86,7 +87,7 @@ pub(super) async fn run(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
         shop.say(&note);
     }
     shop.say("the image is ready");
-    Ok(BuildStatus::Done { image, dependencies_reused: false })
+    Ok(BuildStatus::Done { image, workload: Workload::Web, dependencies_reused: false })
 }
 
 fn bind(shop: &Workshop<'_>, source: PathBuf, target: &str, read_only: bool) -> Bind {

@@ -11,6 +11,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use drowse_api::agent::BuildStatus;
+use drowse_api::instance::Workload;
 use drowse_api::{Digest, ErrorCode, ImageReference, Problem};
 use drowse_launcher::SeccompProfile;
 use rustix::fs::{Mode, OFlags};
@@ -66,7 +67,7 @@ pub(super) async fn run(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
         shop.say(&note);
     }
     shop.say("the image is ready");
-    Ok(BuildStatus::Done { image, dependencies_reused: false })
+    Ok(BuildStatus::Done { image, workload: Workload::Web, dependencies_reused: false })
 }
 
 /// An image of a registry, in the store, within the build's time.

@@ -31,6 +31,7 @@ impl Scene {
             number: 1,
             deployment: deployment.clone(),
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             cause: Cause::Deploy,
             created: before(1000),
         };
@@ -41,6 +42,7 @@ impl Scene {
             wanted: Wanted::Running,
             scale: None,
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             releases: 1,
             live: Some(release),
             pending: None,
