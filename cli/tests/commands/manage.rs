@@ -296,7 +296,8 @@ fn missed_events_are_told_and_the_rest_is_followed() {
     fake.on("GET /v1/events", Reply::Problem(410, gone));
     fake.on("GET /v1/events", Reply::Open(vec![event(6, "sixth")]));
     let mut command = fake.std_command(&["events", "-f"]);
-    let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    command.env("DROWSE_SOCKET", fake.socket()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = command.spawn().expect("starts");
     let lines = BufReader::new(running.stdout.take().expect("piped")).lines();
     let lines: Vec<_> = lines.take(2).map(|line| line.expect("a line")).collect();
     running.kill().expect("killed");
