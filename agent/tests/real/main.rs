@@ -152,7 +152,9 @@ async fn a_damaged_record_is_set_aside_and_what_it_owned_is_removed() {
     agent.kill();
     let record = agent.data("instances/good/record");
     let text = std::fs::read_to_string(&record).unwrap();
-    std::fs::write(&record, text.replacen(" v1 ", " v9 ", 1)).unwrap();
+    let (magic, rest) = text.split_once(" v").unwrap();
+    let (_, rest) = rest.split_once(' ').unwrap();
+    std::fs::write(&record, format!("{magic} v999 {rest}")).unwrap();
     let refused = agent.command(&[]);
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && message.contains("install the newer version"), "{message}");
