@@ -27,5 +27,6 @@ pub mod problem;
 mod received;
 pub mod registry;
 mod rules;
+pub mod snapshot;
 pub mod stacks;
 pub mod sweep;

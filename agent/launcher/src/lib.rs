@@ -5,6 +5,7 @@
 //! sides, and the client for the init that is pid 1 of every sandbox. It knows nothing of
 //! instances, images or networks: it gets paths, descriptors and a `config.json`.
 
+pub mod datagram;
 pub mod disk;
 pub mod failure;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,26 +1,20 @@
-//! Datagrams with descriptors, and payloads in sealed memory files.
+//! What goes between a client and the launcher: datagrams, with payloads in sealed memory files.
 //!
 //! A request is one datagram: a header, then the payload's descriptor, the descriptor of the socket
 //! that the answer goes to, and those the request needs. With an answer socket per request no one
 //! waits for another's answer, and a builder that dies closes its own.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
 
 use drowse_rootfs::IdRange;
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use crate::datagram::{MAX_DESCRIPTORS, pair, receive, send};
 use crate::failure::Failure;
 use crate::message::{ProcessRequest, SandboxRequest, Task, WindowSize};
 
-/// The most descriptors that the kernel passes in one message (`SCM_MAX_FD`).
-pub(crate) const MAX_DESCRIPTORS: usize = 253;
 /// The most bytes of a payload.
 const MAX_PAYLOAD: u64 = 8 << 20;
 /// The most bytes of an answer.
@@ -116,51 +110,6 @@ pub(crate) fn read_header(bytes: &[u8]) -> Result<Kind, String> {
     Ok(if bytes[6] == 0 { Kind::Hello } else { Kind::Build })
 }
 
-/// A connected pair of datagram sockets that keep order and tell when the other end is gone.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
-}
-
-/// Sends one datagram.
-pub(crate) fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    loop {
-        match rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Receives one datagram into `buffer`: its length and descriptors; nothing if the peer is gone.
-pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = loop {
-        match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(message) => break message,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-    };
-    let mut descriptors = Vec::new();
-    for part in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = part {
-            descriptors.extend(rights);
-        }
-    }
-    if message.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
-        return Err(io::Error::other("a message was cut short: out of descriptors?"));
-    }
-    Ok((message.bytes > 0).then_some((message.bytes, descriptors)))
-}
-
 /// A memory file with these contents that nobody can change any more.
 pub(crate) fn sealed(name: &str, contents: &mut dyn Read, executable: bool) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -208,21 +157,6 @@ pub(crate) fn read_payload(file: OwnedFd) -> io::Result<Request> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn descriptors_arrive_with_their_datagram() {
-        let (ours, theirs) = pair().unwrap();
-        let file = sealed("test", &mut b"hello".as_slice(), false).unwrap();
-        send(&ours, b"abc", &[file.as_fd()]).unwrap();
-        drop(ours);
-        let mut buffer = [0; 16];
-        let (length, descriptors) = receive(&theirs, &mut buffer).unwrap().unwrap();
-        assert_eq!(&buffer[..length], b"abc");
-        let mut file = std::fs::File::from(descriptors.into_iter().next().unwrap());
-        file.rewind().unwrap();
-        assert_eq!(io::read_to_string(file).unwrap(), "hello");
-        assert!(receive(&theirs, &mut buffer).unwrap().is_none(), "the peer is gone");
-    }
 
     #[test]
     fn a_payload_that_can_still_change_is_refused() {

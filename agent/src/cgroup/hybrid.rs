@@ -186,6 +186,14 @@ impl Cgroups for Hybrid {
         unified::is_frozen(&self.leaf(place, Leaf::App))
     }
 
+    fn open_folder(&self, place: &Place, leaf: Leaf) -> Result<OwnedFd, CgroupError> {
+        Ok(files::open(&self.leaf(place, leaf))?.into())
+    }
+
+    fn drop_cache(&self, place: &Place) -> Result<(), CgroupError> {
+        files::write(&self.memory.join(place.folder()).join(Leaf::App.folder()).join("memory.force_empty"), "0")
+    }
+
     fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
         // Version 1 counts a kill only in the group that the killed process was in.
         let group = self.memory.join(place.folder());

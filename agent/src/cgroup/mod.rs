@@ -203,6 +203,19 @@ pub trait Cgroups: Send + Sync {
     /// If the place is not there.
     fn is_frozen(&self, place: &Place) -> Result<bool, CgroupError>;
 
+    /// The folder of a leaf in the version 2 tree, open: how a checkpoint finds what it freezes.
+    ///
+    /// # Errors
+    /// If the place was not made.
+    fn open_folder(&self, place: &Place, leaf: Leaf) -> Result<OwnedFd, CgroupError>;
+
+    /// Gives back the page cache that is charged to `app`: files that its processes read, when no process
+    /// is left to read them. As much as the kernel lets go; where it has no way to be asked, nothing.
+    ///
+    /// # Errors
+    /// If the place is not there.
+    fn drop_cache(&self, place: &Place) -> Result<(), CgroupError>;
+
     /// How many processes of the place the kernel has killed for want of memory since it was made.
     /// On a hybrid host the kernel kills one and leaves the rest: whoever sees the count move calls
     /// [`kill_app`](Self::kill_app). A version 2 kernel kills all of `app` itself.

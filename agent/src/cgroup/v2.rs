@@ -156,6 +156,20 @@ impl Cgroups for V2 {
         unified::is_frozen(&self.leaf(place, Leaf::App))
     }
 
+    fn open_folder(&self, place: &Place, leaf: Leaf) -> Result<OwnedFd, CgroupError> {
+        Ok(files::open(&self.leaf(place, leaf))?.into())
+    }
+
+    fn drop_cache(&self, place: &Place) -> Result<(), CgroupError> {
+        let leaf = self.leaf(place, Leaf::App);
+        let charged = files::read_number(&leaf.join("memory.current"))?;
+        // EAGAIN: less than all of it could be let go. Kernels before 5.19 have no such file.
+        match files::if_there(files::write(&leaf.join("memory.reclaim"), &charged.to_string())) {
+            Err(CgroupError::Io { source, .. }) if source.raw_os_error() == Some(libc::EAGAIN) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
         files::read_key(&self.group(place).join("memory.events"), "oom_kill")
     }

@@ -13,6 +13,7 @@ use crate::disk::DiskError;
 use crate::durable::DurableError;
 use crate::identity::IdentityError;
 use crate::network::NetworkError;
+use crate::snapshot::SnapshotError;
 
 /// What can go wrong with a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum SandboxError {
     /// Its configuration.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// A snapshot of its app.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Its host ids.
     #[error(transparent)]
     Identity(#[from] IdentityError),

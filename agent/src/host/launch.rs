@@ -10,7 +10,7 @@ use fail::fail_point;
 
 use super::error::SandboxError;
 use super::ready::Member;
-use super::sandbox::{Kept, Plan, Sandboxes, lacks_time_namespaces, pipes};
+use super::sandbox::{Kept, Plan, Sandboxes, inodes, lacks_time_namespaces, pipes};
 use crate::cgroup::Leaf;
 use crate::instance::state::App;
 use crate::network::SpareLink;
@@ -48,6 +48,7 @@ impl Sandboxes {
         let kills_before = self.cgroups.oom_kills(&home.place)?;
         let request = self.request(plan);
         let [(out_read, out), (err_read, err)] = pipes()?;
+        let streams = inodes([&out, &err])?;
         let app = AppFds { cgroups: self.cgroups.open_groups(&home.place, Leaf::App)?, stdout: out, stderr: err };
         fail_point!("sandbox-build");
         let (launched, made) = std::thread::scope(|scope| {
@@ -82,7 +83,8 @@ impl Sandboxes {
         };
         let init = ProcessIdentity { pid: sandbox.pid, start_time: sandbox.start_time };
         let image = plan.image.clone();
-        self.keep(home, &Kept { init, boot_id: self.boot_id.clone(), image, incarnation: 1, kills_before })?;
+        let boot_id = self.boot_id.clone();
+        self.keep(home, &Kept { init, boot_id, image, incarnation: 1, kills_before, streams })?;
         fail_point!("process-started");
         let client = made.inspect_err(|_| self.end_failed(plan))?;
         let started = started.inspect_err(|_| self.end_failed(plan))?;

@@ -1,8 +1,10 @@
 //! The real host: what instances, builds and the file server need, done with the kernel.
 
 mod ask;
+mod clock;
 pub mod error;
 pub mod files;
+pub mod hibernate;
 pub mod home;
 pub mod image;
 mod launch;

@@ -23,6 +23,7 @@ use fail::fail_point;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use super::clock;
 use super::error::SandboxError;
 use super::home::{Home, remove_file, remove_folder};
 use super::process;
@@ -78,6 +79,9 @@ pub(super) struct Kept {
     pub(super) incarnation: u32,
     /// The kernel's count of memory kills before the present app.
     pub(super) kills_before: u64,
+    /// The inodes of the pipes that the present app was given as its output and errors.
+    #[serde(default)]
+    pub(super) streams: [u64; 2],
 }
 
 /// What was written in a sandbox: a folder, for as long as this is held.
@@ -134,6 +138,26 @@ impl Sandboxes {
     pub async fn raise(&self, plan: &Plan) -> Result<(), SandboxError> {
         let (this, plan) = (self.clone(), plan.clone());
         blocking(move || this.make(&plan)).await
+    }
+
+    /// As [`raise`](Self::raise). The clocks of one that has to be made go on from `clocks`, the monotonic
+    /// and the boot-time one in nanoseconds: for processes that have seen these clocks before.
+    ///
+    /// # Errors
+    /// Also if the kernel makes no time namespaces.
+    pub async fn raise_at(&self, plan: &Plan, clocks: [i128; 2]) -> Result<(), SandboxError> {
+        let (this, plan) = (self.clone(), plan.clone());
+        blocking(move || {
+            let init = match this.make_room(&plan)? {
+                Some(init) => init,
+                None => {
+                    let clock = clock::going_on_from(clocks);
+                    this.build_by(&plan, None, SandboxRequest { clock, ..this.request(&plan) })?
+                }
+            };
+            this.attach(&plan, init)
+        })
+        .await
     }
 
     /// Sees to groups and folders. The init of the sandbox, if it stands as it is to be; else nothing of
@@ -197,11 +221,20 @@ impl Sandboxes {
     }
 
     pub(super) fn build(&self, plan: &Plan, spaces: Option<Ready>) -> Result<ProcessIdentity, SandboxError> {
+        self.build_by(plan, spaces, self.request(plan))
+    }
+
+    fn build_by(
+        &self,
+        plan: &Plan,
+        spaces: Option<Ready>,
+        mut request: SandboxRequest,
+    ) -> Result<ProcessIdentity, SandboxError> {
         let home = &plan.home;
-        let mut request = self.request(plan);
         fail_point!("sandbox-build");
         let mut built = self.launcher.build_in(spaces.as_ref(), &request, self.descriptors(home)?);
-        if request.clock != Clock::Host && built.as_ref().is_err_and(lacks_time_namespaces) {
+        // Clocks that are to go on from somewhere are not done without.
+        if request.clock == Clock::default() && built.as_ref().is_err_and(lacks_time_namespaces) {
             if !self.host_clocks.swap(true, Ordering::Relaxed) {
                 tracing::warn!("the kernel makes no time namespaces: apps see the host's clocks (CONFIG_TIME_NS)");
             }
@@ -213,7 +246,10 @@ impl Sandboxes {
         let init = ProcessIdentity { pid: sandbox.pid, start_time: sandbox.start_time };
         let kills_before = self.cgroups.oom_kills(&home.place)?;
         let image = plan.image.clone();
-        self.keep(home, &Kept { init, boot_id: self.boot_id.clone(), image, incarnation: 0, kills_before })?;
+        self.keep(
+            home,
+            &Kept { init, boot_id: self.boot_id.clone(), image, incarnation: 0, kills_before, streams: [0; 2] },
+        )?;
         Ok(init)
     }
 
@@ -317,11 +353,7 @@ impl Sandboxes {
         let process = plan.spec.process().clone().ok_or(SandboxError::NoProcess)?;
         let init = process::open(kept.init).ok_or(SandboxError::InitGone)?;
         let client = InitClient::connect(&home.socket())?;
-        kept.incarnation += 1;
-        kept.kills_before = self.cgroups.oom_kills(&home.place)?;
-        self.keep(home, &kept)?;
-        let [(out_read, out), (err_read, err)] = pipes()?;
-        client.attach(kept.incarnation, out_read, err_read)?;
+        let [out, err] = self.connect_streams(home, &mut kept, &client)?;
         let request = ProcessRequest { process, ids: plan.ids, seccomp: plan.profile };
         let descriptors = ProcessFds {
             init: init.as_fd(),
@@ -340,6 +372,22 @@ impl Sandboxes {
         client.watch(started.pid_inside)?;
         let identity = ProcessIdentity { pid: started.pid, start_time: started.start_time };
         Ok(App { identity, pid_inside: started.pid_inside })
+    }
+
+    /// New pipes for the next app, whose other ends init drains from now on.
+    pub(super) fn connect_streams(
+        &self,
+        home: &Home,
+        kept: &mut Kept,
+        client: &InitClient,
+    ) -> Result<[OwnedFd; 2], SandboxError> {
+        let [(out_read, out), (err_read, err)] = pipes()?;
+        kept.streams = inodes([&out, &err])?;
+        kept.incarnation += 1;
+        kept.kills_before = self.cgroups.oom_kills(&home.place)?;
+        self.keep(home, kept)?;
+        client.attach(kept.incarnation, out_read, err_read)?;
+        Ok([out, err])
     }
 
     /// Waits until `app` is dead. Where the kernel kills one process for want of memory and leaves
@@ -492,7 +540,7 @@ impl Sandboxes {
 
     /// What is known of the sandbox, if it is of this boot. A damaged record is none: the sandbox is
     /// then found by its groups, and made anew.
-    fn kept(&self, home: &Home) -> Option<Kept> {
+    pub(super) fn kept(&self, home: &Home) -> Option<Kept> {
         match durable::load::<Kept>(&home.sandbox_record(), MAGIC, VERSION) {
             Ok(kept) => kept.filter(|kept| kept.boot_id == self.boot_id),
             Err(error) => {
@@ -541,6 +589,13 @@ pub(super) fn lacks_time_namespaces(error: &LauncherError) -> bool {
 pub(super) fn pipes() -> Result<[(OwnedFd, OwnedFd); 2], SandboxError> {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     pipe().and_then(|out| Ok([out, pipe()?])).map_err(|errno| SandboxError::Pipe(errno.into()))
+}
+
+/// By which the kernel tells the pipes of an app's streams from others.
+pub(super) fn inodes(streams: [&OwnedFd; 2]) -> Result<[u64; 2], SandboxError> {
+    let inode = |end: &OwnedFd| rustix::fs::fstat(end).map(|found| found.st_ino);
+    let [out, err] = streams;
+    inode(out).and_then(|out| Ok([out, inode(err)?])).map_err(|errno| SandboxError::Pipe(errno.into()))
 }
 
 /// Nobody writes to the app's pipes any more: init closes them when it has read them to the end.

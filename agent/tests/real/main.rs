@@ -10,6 +10,7 @@ mod endure;
 mod hostile;
 mod ready;
 mod sleep;
+mod snapshots;
 mod support;
 
 use drowse_api::ErrorCode;

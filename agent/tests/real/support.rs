@@ -35,7 +35,7 @@ pub struct Agent {
 
 /// Holds a number, and all that is named after it, for this process; waits for another run of the tests
 /// on this machine that has it. An abstract socket, so that the kernel lets it go however the process ends.
-fn claim(number: u8) -> UnixListener {
+pub fn claim(number: u8) -> UnixListener {
     let name = SocketAddr::from_abstract_name(format!("drowse-agt{number}")).expect("a name");
     let began = Instant::now();
     loop {
@@ -55,12 +55,12 @@ pub fn busybox() -> Option<PathBuf> {
 }
 
 /// The agent's siblings: from `DROWSE_BIN_DIR`, or built now.
-fn programs() -> PathBuf {
+pub fn programs() -> PathBuf {
     if let Some(folder) = std::env::var_os("DROWSE_BIN_DIR") {
         return folder.into();
     }
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let siblings = ["--quiet", "drowse-init", "drowse-sites", "drowse-launcher"];
+    let siblings = ["--quiet", "drowse-init", "drowse-sites", "drowse-launcher", "drowse-nsenter"];
     let built = Command::new(repository.join("scripts/build")).args(siblings).output().expect("scripts/build runs");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     PathBuf::from(String::from_utf8(built.stdout).expect("a path").trim())
