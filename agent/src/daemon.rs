@@ -30,6 +30,7 @@ use crate::disk::Disks;
 use crate::durable::DurableError;
 use crate::events::{EventLog, EventsError};
 use crate::host::error::SandboxError;
+use crate::host::hibernate::Snapshots;
 use crate::host::ready::{self, Pool};
 use crate::host::sandbox::Sandboxes;
 use crate::host::{self, Node, files, home};
@@ -37,6 +38,7 @@ use crate::identity::{IdentityError, UserIds};
 use crate::instance::followers::Followers;
 use crate::instance::host::Record;
 use crate::instance::{Instances, record};
+use crate::snapshot::{Criu, Key, SnapshotError};
 use crate::network::{AddressPool, Network, NetworkConfig, NetworkError};
 use crate::sweep;
 
@@ -227,6 +229,10 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         pool: Arc::clone(&pool),
         host_clocks: Arc::default(),
     };
+    let snapshots = snapshots(&config);
+    if let Err(why) = &snapshots {
+        tracing::warn!("nothing can be put to disk: {why}");
+    }
     let key = Arc::new(boot_key(&config)?);
     let node = Node {
         config: Arc::clone(&config),
@@ -235,6 +241,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         sandboxes,
         events: Arc::clone(&events),
         key: Arc::clone(&key),
+        snapshots,
     };
     let addresses = Arc::new(Addresses::new(AddressPool::new(config.address_range)));
 
@@ -294,6 +301,28 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     tracing::info!("the agent ends; instances go on");
     drop(lock);
     Ok(())
+}
+
+/// What snapshots are made with, or why there are none.
+fn snapshots(config: &Config) -> Result<Snapshots, String> {
+    let criu = criu(config).ok_or("there is no criu: install it, or name one by the key `criu`")?;
+    let object = config.bin_dir.join("libdrowse_nsenter.so");
+    if !object.exists() {
+        return Err(format!("{} is missing: it comes with the agent's programs", object.display()));
+    }
+    let full = |error: SnapshotError| host::error::chain(&error);
+    let key = Key::open(&config.data_dir.join("snapshot.key")).map_err(full)?;
+    let engine = Criu::new(&criu, &object).map_err(full)?;
+    Ok(Snapshots { engine: Arc::new(engine), key: Arc::new(key) })
+}
+
+/// The checkpoint program: as configured, else the host's own.
+fn criu(config: &Config) -> Option<PathBuf> {
+    let in_path = || {
+        let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+        folders.iter().map(|folder| Path::new(folder).join("criu")).find(|program| program.exists())
+    };
+    config.criu.clone().or_else(in_path)
 }
 
 /// The records, with those of paused instances as the kernel has them.

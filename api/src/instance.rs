@@ -148,6 +148,9 @@ pub struct InstanceStatus {
     pub process: Option<ProcessIdentity>,
     /// How often it was started since it was made or its budget was reset.
     pub restarts: u32,
+    /// Why it cannot be put to disk, once that was found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_snapshot: Option<String>,
 }
 
 /// A process, told apart from a later one with the same pid.

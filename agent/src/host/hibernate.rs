@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drowse_api::instance::ProcessIdentity;
 use drowse_launcher::init::InitClient;
@@ -27,6 +27,8 @@ use crate::instance::state::App;
 use crate::snapshot::tasks::Tasks;
 use crate::snapshot::{Abort, DumpRequest, Key, Manifest, RestoreRequest, SnapshotEngine, SnapshotError, Subject};
 
+/// How long a dump that an earlier agent began may go on.
+const TRACED_WAIT: Duration = Duration::from_secs(60);
 /// How long a restore may take: it grows with the memory that comes back.
 const RESTORE_LIMIT: Duration = Duration::from_secs(15);
 
@@ -105,6 +107,12 @@ impl Sandboxes {
     ) -> Result<u64, SandboxError> {
         let (this, home, snapshots) = (self.clone(), home.clone(), snapshots.clone());
         blocking(move || {
+            this.wait_until_untraced(&home)?;
+            // The agent before this one came so far.
+            if let Ok(whole) = Manifest::open(&snapshot(&home), &snapshots.key, &subject) {
+                this.let_go(&home)?;
+                return Ok(whole.size());
+            }
             let taken = this.dump(&home, app, subject, &snapshots, &abort);
             if taken.is_err() {
                 clean_up(&home)?;
@@ -167,6 +175,21 @@ impl Sandboxes {
         rename(home, &folder, &snapshot(home))?;
         fail_point!("snapshot-kept");
         Ok(manifest.size())
+    }
+
+    /// A dump outlives its agent and ends by itself; until then nothing else may be done to the app.
+    fn wait_until_untraced(&self, home: &Home) -> Result<(), SandboxError> {
+        let began = Instant::now();
+        loop {
+            let pids = self.cgroups.processes(&home.place, Leaf::App)?;
+            if !pids.iter().any(|pid| is_traced(*pid)) {
+                return Ok(());
+            }
+            if began.elapsed() > TRACED_WAIT {
+                return Err(SandboxError::StillThere { place: home.place.clone(), waited: TRACED_WAIT });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Kills the frozen original of a snapshot that is whole, and gives back what it held.
@@ -236,6 +259,11 @@ impl Sandboxes {
         let start_time = start_time(pid).map_err(|source| SandboxError::io("read", Path::new("/proc"), source))?;
         Ok(App { identity: ProcessIdentity { pid, start_time }, pid_inside: manifest.pid_inside })
     }
+}
+
+fn is_traced(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_some_and(|tracer| tracer.trim() != "0")
 }
 
 /// That nobody writes into the pipes of before: without being told of ours CRIU would make some that

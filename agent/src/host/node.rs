@@ -15,9 +15,10 @@ use tokio::net::TcpStream;
 
 use super::ask::ask;
 use super::error::SandboxError;
+use super::hibernate::Snapshots;
 use super::home::{Home, remove_folder};
 use super::sandbox::{Sandboxes, blocking};
-use super::{plan, process, profile, reached, sites};
+use super::{hibernate, plan, process, profile, reached, sites};
 use crate::config::Config;
 use crate::durable::{self, DurableError};
 use crate::events::EventLog;
@@ -27,6 +28,7 @@ use crate::instance::record;
 use crate::instance::state::{Exit, LaunchFailure, Running};
 use crate::listening::{explain, listening};
 use crate::logs;
+use crate::snapshot::{Abort, Subject};
 
 /// How many lines of its log explain a failure.
 const LAST_WORDS: usize = 50;
@@ -47,6 +49,8 @@ pub struct Node {
     pub events: Arc<EventLog>,
     /// Seals the secrets in records.
     pub key: Arc<Key>,
+    /// What snapshots are made with, or why there are none.
+    pub snapshots: Result<Snapshots, String>,
 }
 
 impl Node {
@@ -63,6 +67,7 @@ impl Node {
     async fn launch_process(&self, record: &Record) -> Result<Running, SandboxError> {
         let (node, owned) = (self.clone(), record.clone());
         let began = Instant::now();
+        let home = self.home(&record.life.spec);
         let app = if sites::is_server(&record.life.spec.id) {
             let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
             self.sandboxes.raise(&plan).await?;
@@ -70,10 +75,44 @@ impl Node {
             self.sandboxes.run(&plan).await?
         } else {
             // In one go: a start is too short for handing it from thread to thread.
-            blocking(move || node.sandboxes.launch(&plan::of_instance(&node, &owned)?)).await?
+            let launched = blocking(move || {
+                // What is started anew is another life: what an earlier one left on disk is not to come back.
+                hibernate::forget(&home)?;
+                node.sandboxes.launch(&plan::of_instance(&node, &owned)?)
+            });
+            launched.await?
         };
         tracing::debug!(instance = %record.life.spec.id, took = ?began.elapsed(), "launched");
         Ok(Running::Process(app))
+    }
+
+    fn subject(record: &Record) -> Result<Subject, SandboxError> {
+        let spec = &record.life.spec;
+        let of_interest = (&spec.user, &spec.deployment, &spec.env, &spec.secrets, &spec.limits, record.address);
+        let text = serde_json::to_vec(&of_interest).map_err(|error| SandboxError::Image(error.to_string()))?;
+        Ok(Subject::here(spec.id.clone(), spec.image.clone(), &text)?)
+    }
+
+    async fn dump_process(&self, record: &Record, running: Running, abort: Arc<Abort>) -> Result<u64, SandboxError> {
+        let snapshots = self.snapshots.as_ref().map_err(|why| SandboxError::Image(why.clone()))?;
+        let Running::Process(app) = running else { return Err(SandboxError::NoProcess) };
+        let home = self.home(&record.life.spec);
+        self.sandboxes.hibernate(&home, app, Self::subject(record)?, snapshots, abort).await
+    }
+
+    async fn restore_process(&self, record: &Record) -> Result<Running, SandboxError> {
+        let snapshots = self.snapshots.as_ref().map_err(|why| SandboxError::Image(why.clone()))?;
+        let (home, subject) = (self.home(&record.life.spec), Self::subject(record)?);
+        if !self.sandboxes.stands(&home) {
+            let (node, owned) = (self.clone(), record.clone());
+            let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
+            match hibernate::clocks(&home, &subject, snapshots) {
+                Some(clocks) => self.sandboxes.raise_at(&plan, clocks).await?,
+                // The restore says what is wrong with it.
+                None => self.sandboxes.raise(&plan).await?,
+            }
+        }
+        self.sandboxes.restore(&home, subject, snapshots).await.map(Running::Process)
     }
 
     /// What an instance that runs has used since it was started. Blocking.
@@ -105,7 +144,12 @@ impl Node {
     async fn take_down(&self, record: &Record) -> Result<(), SandboxError> {
         let spec = &record.life.spec;
         match spec.workload {
-            Workload::Web => self.sandboxes.clear(&self.home(spec)).await,
+            Workload::Web => {
+                let home = self.home(spec);
+                let cleared = self.sandboxes.clear(&home).await;
+                // It comes back cold from here, so what is on disk is of no more use.
+                cleared.and(blocking(move || hibernate::forget(&home)).await)
+            }
             Workload::Site => sites::unpublish(self, record.address).await,
         }
     }
@@ -229,6 +273,18 @@ impl Host for Node {
             Ok(())
         });
         thawed.await.map_err(|error| error.in_full())
+    }
+
+    fn no_snapshots(&self) -> Option<String> {
+        self.snapshots.as_ref().err().cloned()
+    }
+
+    async fn dump(&self, record: &Record, running: Running, abort: Arc<Abort>) -> Result<u64, String> {
+        self.dump_process(record, running, abort).await.map_err(|error| error.in_full())
+    }
+
+    async fn restore(&self, record: &Record) -> Result<Running, String> {
+        self.restore_process(record).await.map_err(|error| error.in_full())
     }
 
     async fn terminate(&self, record: &Record, running: Running) {

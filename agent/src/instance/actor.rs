@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use drowse_api::agent::StopRequest;
 use drowse_api::event::EventKind;
-use drowse_api::instance::{InstanceSpec, InstanceState, InstanceStatus, Workload};
+use drowse_api::instance::{InstanceSpec, InstanceStatus, Workload};
 use drowse_api::sleep::{Demand, Depth, SleepRequest};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
 use jiff::Timestamp;
@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use super::boot::{self, Seen};
 use super::followers::Followers;
 use super::host::{Host, KeepError, Record};
-use super::state::{Bed, Effect, Event, Life, State};
+use super::state::{Bed, Effect, Event, Life, Next, State};
 use crate::events::EventLog;
+use crate::snapshot::Abort;
 
 /// The statuses of all instances of the node.
 pub type Board = watch::Sender<BTreeMap<InstanceId, InstanceStatus>>;
@@ -84,6 +85,8 @@ pub struct Actor<H> {
     seen: watch::Sender<Seen>,
     /// Who waits for the end of a removal.
     waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
+    /// Breaks off the dump that is under way, if one is.
+    abort: Arc<Abort>,
     /// Who waits for it to sleep.
     lulling: Vec<oneshot::Sender<Result<InstanceStatus, Problem>>>,
     /// Whether the newest state still is to be written.
@@ -115,6 +118,7 @@ impl<H: Host> Actor<H> {
             watchers: JoinSet::new(),
             seen: watch::Sender::default(),
             waiting: Vec::new(),
+            abort: Arc::default(),
             lulling: Vec::new(),
             unwritten: is_new,
             held: None,
@@ -252,8 +256,14 @@ impl<H: Host> Actor<H> {
         if spec.workload == Workload::Site {
             return conflict(format!("instance {} is a static site: nothing of it could sleep", spec.id));
         }
-        if !matches!(request.depth, Depth::Paused | Depth::Cold) {
-            return conflict(format!("this node cannot put instances to sleep as deeply as {}", request.depth));
+        let cannot = match request.depth {
+            Depth::Paused | Depth::Cold => None,
+            Depth::Paged => Some("it has no swap of its own".to_owned()),
+            Depth::Snapshot => self.host.no_snapshots().or_else(|| self.record.life.no_snapshot.clone()),
+        };
+        if let Some(why) = cannot {
+            let depth = request.depth;
+            return conflict(format!("instance {} cannot be put to sleep as deeply as {depth}: {why}", spec.id));
         }
         let grace = Duration::from_secs(request.grace_seconds.into());
         let bed = Bed { depth: request.depth, grace, reason: request.reason };
@@ -264,7 +274,11 @@ impl<H: Host> Actor<H> {
     /// Tells those who wait for its sleep what became of it.
     fn answer_lulling(&mut self) {
         let status = self.record.status();
-        if self.lulling.is_empty() || matches!(status.state, InstanceState::FallingAsleep { .. }) {
+        let is_on_its_way = matches!(
+            self.record.life.state,
+            State::FallingAsleep { .. } | State::Dumping { .. }
+        );
+        if self.lulling.is_empty() || is_on_its_way {
             return;
         }
         let outcome = if status.state.is_asleep() {
@@ -380,6 +394,30 @@ impl<H: Host> Actor<H> {
                     match host.launch(&record).await {
                         Ok(running) => Event::Launched(running),
                         Err(failure) => Event::LaunchFailed(failure),
+                    }
+                });
+            }
+            Effect::Dump => {
+                if let State::Dumping { running, next, .. } = record.life.state.clone() {
+                    let abort = Arc::new(Abort::default());
+                    if next != Next::Sleep {
+                        abort.ask();
+                    }
+                    self.abort = Arc::clone(&abort);
+                    self.work.spawn(async move {
+                        match host.dump(&record, running, abort).await {
+                            Ok(size) => Event::Dumped(size),
+                            Err(why) => Event::DumpFailed(why),
+                        }
+                    });
+                }
+            }
+            Effect::AbortDump => self.abort.ask(),
+            Effect::Restore => {
+                self.work.spawn(async move {
+                    match host.restore(&record).await {
+                        Ok(running) => Event::Restored(running),
+                        Err(why) => Event::RestoreFailed(why),
                     }
                 });
             }
@@ -526,6 +564,7 @@ impl<H: Host> Actor<H> {
                     by_app: false,
                 }),
                 State::Removing => remove(host, events, record).await,
+                State::Dumping { .. } => Event::DumpFailed("the agent broke it off by a fault of its own".to_owned()),
                 _ => {
                     host.clear(&record).await;
                     Event::Cleared
@@ -561,6 +600,7 @@ pub fn resume(life: &mut Life, now: Timestamp) -> Vec<Effect> {
         State::Stopping { .. } => vec![Effect::Terminate],
         State::Clearing { .. } => vec![Effect::Clear],
         State::Removing => vec![Effect::Remove],
+        State::Dumping { .. } => vec![Effect::Dump],
         State::Ready { .. }
         | State::FallingAsleep { .. }
         | State::Frozen { .. }

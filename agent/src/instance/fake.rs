@@ -21,6 +21,7 @@ use crate::addresses::Addresses;
 use crate::config::AddressRange;
 use crate::events::EventLog;
 use crate::network::AddressPool;
+use crate::snapshot::Abort;
 
 /// How a fake app behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,10 @@ struct World {
     refused_removals: u32,
     /// How many times freezing and thawing fail.
     stuck: u32,
+    /// How many dumps fail.
+    refused_dumps: u32,
+    /// What is on disk.
+    on_disk: Option<Behaviour>,
 }
 
 /// A host without a kernel.
@@ -128,6 +133,15 @@ impl FakeHost {
 
     pub fn be_stuck(&self, count: u32) {
         self.world().stuck = count;
+    }
+
+    pub fn refuse_dumps(&self, count: u32) {
+        self.world().refused_dumps = count;
+    }
+
+    /// What is on disk is damaged.
+    pub fn damage(&self) {
+        self.world().on_disk = None;
     }
 
     /// Processes that stand still.
@@ -276,6 +290,38 @@ impl Host for FakeHost {
     async fn thaw(&self, _record: &Record) -> Result<(), String> {
         self.note("thaw");
         self.set_frozen(false)
+    }
+
+    fn no_snapshots(&self) -> Option<String> {
+        None
+    }
+
+    async fn dump(&self, _record: &Record, running: Running, abort: Arc<Abort>) -> Result<u64, String> {
+        self.note("dump");
+        self.set_frozen(true)?;
+        tokio::time::sleep(self.launch_takes).await;
+        if abort.is_asked() {
+            return Err("it was broken off".to_owned());
+        }
+        let Running::Process(app) = running else { return Err("it has no process".to_owned()) };
+        let mut world = self.world();
+        if world.refused_dumps > 0 {
+            world.refused_dumps -= 1;
+            return Err("it has a terminal".to_owned());
+        }
+        let process = world.processes.remove(&app.identity.pid).ok_or("it is gone")?;
+        world.on_disk = Some(process.behaviour);
+        Ok(4096)
+    }
+
+    async fn restore(&self, _record: &Record) -> Result<Running, String> {
+        self.note("restore");
+        tokio::time::sleep(self.launch_takes).await;
+        let mut world = self.world();
+        let behaviour = world.on_disk.take().ok_or("it is damaged")?;
+        let pid = self.pid.fetch_add(1, Ordering::Relaxed);
+        world.processes.insert(pid, Process { behaviour, began: Instant::now(), ended: false, frozen: false });
+        Ok(Running::Process(App { identity: ProcessIdentity { pid, start_time: 1 }, pid_inside: 2 }))
     }
 
     async fn terminate(&self, record: &Record, running: Running) {

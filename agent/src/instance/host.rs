@@ -2,13 +2,15 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use drowse_api::instance::{BootCheck, Failure, InstanceSpec, InstanceState, InstanceStatus, ProcessIdentity};
 use drowse_api::sleep::Depth;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::state::{End, Exit, LaunchFailure, Life, Running, State, Then, Woken};
+use super::state::{End, Exit, LaunchFailure, Life, Next, Rest, Running, State, Then, Woken};
+use crate::snapshot::Abort;
 
 /// The port that apps are told to listen on, unless their image names another. Every instance has an
 /// address of its own.
@@ -58,6 +60,7 @@ impl Record {
             state: shown(&self.life),
             process,
             restarts: *tries,
+            no_snapshot: self.life.no_snapshot.clone(),
         }
     }
 }
@@ -72,8 +75,9 @@ fn shown(life: &Life) -> InstanceState {
         reason: reason.clone(),
         takes,
     };
-    if let Some(Woken { slept_since, at, .. }) = &life.woken {
-        return InstanceState::Waking { depth: Depth::Cold, slept_since: *slept_since, since: *at, takes };
+    if let Some(Woken { depth, slept_since, at, .. }) = &life.woken {
+        let takes = if *depth == Depth::Snapshot { life.restore_took } else { takes };
+        return InstanceState::Waking { depth: *depth, slept_since: *slept_since, since: *at, takes };
     }
     match state {
         State::Launching { then: Then::Proceed | Then::Start } => InstanceState::Preparing,
@@ -82,7 +86,17 @@ fn shown(life: &Life) -> InstanceState {
         State::FallingAsleep { since, bed, ticket, .. } => {
             InstanceState::FallingAsleep { since: *since, depth: bed.depth, ticket: *ticket }
         }
+        State::Frozen { rest: Rest::Snapshot, since, reason } => InstanceState::Frozen {
+            depth: Depth::Snapshot,
+            since: *since,
+            reason: reason.clone(),
+            takes: life.restore_took,
+        },
         State::Frozen { rest, since, reason } => frozen(rest.depth(), since, reason),
+        State::Dumping { next: Next::Sleep | Next::Wake(_), since, reason, .. } => {
+            frozen(Depth::Paused, since, reason)
+        }
+        State::Dumping { next: Next::End(_), .. } => stopping(),
         State::Stopping { then: Then::Sleep { since, reason }, .. }
         | State::Exiting { then: Then::Sleep { since, reason }, .. }
         | State::Clearing { then: End::Sleep { since, reason } } => frozen(Depth::Cold, since, reason),
@@ -194,6 +208,21 @@ pub trait Host: Send + Sync + 'static {
 
     /// Lets everything of the app go on. `Err` says why it does not.
     fn thaw(&self, record: &Record) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Why nothing can be put to disk on this host, if it cannot.
+    fn no_snapshots(&self) -> Option<String>;
+
+    /// Puts the app's processes to disk: the bytes that they take there. One that an earlier agent began is
+    /// waited for. `Err` says why not; they stand still then, and are whole.
+    fn dump(
+        &self,
+        record: &Record,
+        running: Running,
+        abort: Arc<Abort>,
+    ) -> impl Future<Output = Result<u64, String>> + Send;
+
+    /// Brings the app's processes back from disk. `Err` says why not; nothing of it runs then.
+    fn restore(&self, record: &Record) -> impl Future<Output = Result<Running, String>> + Send;
 
     /// Asks the main process to end; one that stands still goes on first.
     fn terminate(&self, record: &Record, running: Running) -> impl Future<Output = ()> + Send;

@@ -9,7 +9,7 @@ use drowse_api::event::EventKind;
 use drowse_api::instance::{Failure, FailureReason, InstanceSpec, OnBootFailure};
 use jiff::Timestamp;
 
-use super::state::{Effect, End, Event, Exit, Lack, LaunchFailure, Life, Rest, Running, State, Then, Verdict};
+use super::state::{Effect, End, Event, Exit, Lack, LaunchFailure, Life, Next, Rest, Running, State, Then, Verdict};
 use super::{budget, sleep};
 
 /// How long the app may take to end by itself when a newer spec replaces what runs.
@@ -26,6 +26,8 @@ impl Life {
             state: State::Launching { then: Then::Proceed },
             woken: None,
             start_took: None,
+            restore_took: None,
+            no_snapshot: None,
         };
         (life, vec![Effect::Launch])
     }
@@ -47,7 +49,9 @@ impl Life {
     #[must_use]
     pub fn is_being_removed(&self) -> bool {
         match &self.state {
-            State::Removing | State::Clearing { then: End::Remove } => true,
+            State::Removing
+            | State::Clearing { then: End::Remove }
+            | State::Dumping { next: Next::End(Then::Remove), .. } => true,
             State::Launching { then } | State::Exiting { then, .. } | State::Stopping { then, .. } => {
                 *then == Then::Remove
             }
@@ -91,6 +95,10 @@ impl Life {
             Event::Sleep { bed, ticket } => sleep::asked(state, bed, ticket, now, &mut effects),
             Event::Quiet { ticket } => sleep::quiet(state, ticket, now, &mut effects),
             Event::Demand(cause) => self.demanded(state, cause, now, &mut effects),
+            Event::Dumped(size) => self.dumped(state, size, now, &mut effects),
+            Event::DumpFailed(why) => self.not_dumped(state, why, now, &mut effects),
+            Event::Restored(running) => self.restored(state, running, now, &mut effects),
+            Event::RestoreFailed(why) => self.not_restored(state, &why, &mut effects),
             Event::FreezeFailed(why) => sleep::not_frozen(state, &why, now, &mut effects),
             Event::ThawFailed(why) => sleep::not_thawed(state, why, &mut effects),
             Event::Launched(running) => self.launched(state, running, now, &mut effects),
@@ -147,7 +155,8 @@ impl Life {
         self.woken = self.woken.take().filter(|_| same_app);
         match state {
             // What sleeps serves as it is: it runs by the new spec when it is woken.
-            State::Frozen { rest: Rest::Cold, .. }
+            State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. }
+            | State::Dumping { next: Next::Sleep | Next::Wake(_), .. }
             | State::Stopping { then: Then::Sleep { .. }, .. }
             | State::Exiting { then: Then::Sleep { .. }, .. }
             | State::Clearing { then: End::Sleep { .. } }
@@ -156,8 +165,9 @@ impl Life {
                 state
             }
             State::Stopped { .. } | State::Failed { .. } | State::Backoff { .. } if same_app => launch(effects),
+            dumping @ State::Dumping { .. } => sleep::broken_off(dumping, Then::Start, effects),
             // The old layers must leave the sandbox before the new ones can enter.
-            State::Frozen { rest: Rest::Cold, .. }
+            State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. }
             | State::Stopped { .. }
             | State::Failed { .. }
             | State::Backoff { .. } => clear(End::Start, effects),
@@ -183,7 +193,8 @@ impl Life {
         }
     }
 
-    fn launched(&self, state: State, running: Running, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+    fn launched(&mut self, state: State, running: Running, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+        self.no_snapshot = None;
         match state {
             State::Launching { then: Then::Proceed } => {
                 effects.push(Effect::Probe);
@@ -313,18 +324,18 @@ pub(super) fn launch(effects: &mut Vec<Effect>) -> State {
     State::Launching { then: Then::Proceed }
 }
 
-fn clear(then: End, effects: &mut Vec<Effect>) -> State {
+pub(super) fn clear(then: End, effects: &mut Vec<Effect>) -> State {
     effects.push(Effect::Clear);
     State::Clearing { then }
 }
 
-fn remove(effects: &mut Vec<Effect>) -> State {
+pub(super) fn remove(effects: &mut Vec<Effect>) -> State {
     effects.push(Effect::Remove);
     State::Removing
 }
 
 /// What runs nothing any more goes on to this.
-fn after(then: Then, effects: &mut Vec<Effect>) -> State {
+pub(super) fn after(then: Then, effects: &mut Vec<Effect>) -> State {
     match then {
         Then::Stop(reason) => clear(End::Stopped(reason), effects),
         Then::Start | Then::Proceed => clear(End::Start, effects),
@@ -355,7 +366,10 @@ fn stop(state: State, grace: Duration, reason: String, now: Timestamp, effects: 
             effects.push(Effect::Tell(EventKind::Instance, format!("stopping: {reason}")));
             end(running, grace, Then::Stop(reason), now, effects)
         }
-        State::Backoff { .. } | State::Frozen { rest: Rest::Cold, .. } => clear(End::Stopped(reason), effects),
+        dumping @ State::Dumping { .. } => sleep::broken_off(dumping, Then::Stop(reason), effects),
+        State::Backoff { .. } | State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. } => {
+            clear(End::Stopped(reason), effects)
+        }
         State::Launching { .. } => State::Launching { then: Then::Stop(reason) },
         State::Exiting { running, verdict, .. } => State::Exiting { running, verdict, then: Then::Stop(reason) },
         // A stop that is asked for again may shorten what is left, never lengthen it.
@@ -372,6 +386,7 @@ fn delete(state: State, effects: &mut Vec<Effect>) -> State {
         State::Launching { .. } => State::Launching { then: Then::Remove },
         State::Exiting { running, verdict, .. } => State::Exiting { running, verdict, then: Then::Remove },
         State::Clearing { .. } => State::Clearing { then: End::Remove },
+        dumping @ State::Dumping { .. } => sleep::broken_off(dumping, Then::Remove, effects),
         State::Removing => State::Removing,
         _ => remove(effects),
     }

@@ -12,6 +12,8 @@ mod sleep;
 pub mod state;
 
 #[cfg(test)]
+mod dumps;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod lives;

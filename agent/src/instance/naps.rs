@@ -15,13 +15,13 @@ use super::host::Record;
 use super::record;
 use super::registry::endpoints;
 
-const SERVES: Behaviour = Behaviour::Serves(Duration::from_secs(1));
+pub(super) const SERVES: Behaviour = Behaviour::Serves(Duration::from_secs(1));
 
-fn request(depth: Depth) -> SleepRequest {
+pub(super) fn request(depth: Depth) -> SleepRequest {
     SleepRequest { epoch: Epoch(1), depth, grace_seconds: 30, reason: "no request for 15 s".to_owned() }
 }
 
-fn demand() -> Demand {
+pub(super) fn demand() -> Demand {
     Demand { cause: "GET /feed".to_owned() }
 }
 
@@ -29,14 +29,14 @@ fn is_falling(status: &InstanceStatus) -> bool {
     matches!(status.state, InstanceState::FallingAsleep { .. })
 }
 
-async fn ready(behaviours: &[Behaviour]) -> Bench {
+pub(super) async fn ready(behaviours: &[Behaviour]) -> Bench {
     let bench = Bench::new(behaviours);
     bench.instances.put(spec(1, OnBootFailure::Fail)).await.expect("accepted");
     bench.until(|status| status.state.is_ready()).await;
     bench
 }
 
-async fn asleep(depth: Depth) -> Bench {
+pub(super) async fn asleep(depth: Depth) -> Bench {
     let bench = ready(&[SERVES]).await;
     bench.instances.sleep(&bench.id, request(depth)).await.expect("sleeps");
     bench.until(|status| status.state.is_asleep()).await;
@@ -44,12 +44,12 @@ async fn asleep(depth: Depth) -> Bench {
 }
 
 /// Asks it to sleep, and goes on meanwhile.
-fn lull(bench: &Arc<Bench>, depth: Depth) -> JoinHandle<Result<InstanceStatus, Problem>> {
+pub(super) fn lull(bench: &Arc<Bench>, depth: Depth) -> JoinHandle<Result<InstanceStatus, Problem>> {
     let bench = Arc::clone(bench);
     tokio::spawn(async move { bench.instances.sleep(&bench.id, request(depth)).await })
 }
 
-fn depth_of(status: &InstanceStatus) -> Option<Depth> {
+pub(super) fn depth_of(status: &InstanceStatus) -> Option<Depth> {
     match status.state {
         InstanceState::Frozen { depth, .. } => Some(depth),
         _ => None,
@@ -57,7 +57,7 @@ fn depth_of(status: &InstanceStatus) -> Option<Depth> {
 }
 
 /// What a new agent finds on disk.
-fn kept(bench: &Bench) -> Record {
+pub(super) fn kept(bench: &Bench) -> Record {
     bench.host.kept(&bench.id).expect("on disk")
 }
 
@@ -208,7 +208,7 @@ async fn what_is_decided_for_another_epoch_or_cannot_sleep_is_refused() {
     let of = |epoch, depth| SleepRequest { epoch: Epoch(epoch), ..request(depth) };
     assert_eq!(code(bench.instances.sleep(&bench.id, of(0, Depth::Paused)).await), Err(ErrorCode::StaleEpoch));
     assert_eq!(code(bench.instances.sleep(&bench.id, of(2, Depth::Paused)).await), Err(ErrorCode::Conflict));
-    assert_eq!(code(bench.instances.sleep(&bench.id, of(1, Depth::Snapshot)).await), Err(ErrorCode::Conflict));
+    assert_eq!(code(bench.instances.sleep(&bench.id, of(1, Depth::Paged)).await), Err(ErrorCode::Conflict));
     let site = drowse_api::instance::InstanceSpec {
         id: drowse_api::InstanceId::parse("site").expect("an id"),
         workload: Workload::Site,

@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Accept),
         3 => Just(Step::Gone),
         4 => (0_u32..700).prop_map(|seconds| Step::Wait { seconds }),
-        3 => prop_oneof![Just(Depth::Paused), Just(Depth::Cold)].prop_map(|depth| Step::Sleep { depth }),
+        3 => prop_oneof![Just(Depth::Paused), Just(Depth::Snapshot), Just(Depth::Cold)].prop_map(|depth| Step::Sleep { depth }),
         3 => Just(Step::Quiet),
         2 => Just(Step::Demand),
     ]
@@ -81,11 +81,20 @@ impl Run {
     fn take(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Freeze => self.is_frozen = true,
-                Effect::Thaw | Effect::Terminate | Effect::Launch => self.is_frozen = false,
+                Effect::Freeze | Effect::Dump => self.is_frozen = true,
+                Effect::Thaw | Effect::Terminate | Effect::Launch | Effect::Restore => self.is_frozen = false,
                 _ => {}
             }
-            if matches!(effect, Effect::Launch | Effect::Collect | Effect::Clear | Effect::Remove) {
+            let is_work = matches!(
+                effect,
+                Effect::Launch
+                    | Effect::Dump
+                    | Effect::Restore
+                    | Effect::Collect
+                    | Effect::Clear
+                    | Effect::Remove
+            );
+            if is_work {
                 assert_eq!(self.work, None, "two pieces of work at once in {:?}", self.life.state);
                 if effect == Effect::Launch {
                     self.launching = Some(self.life.spec.image.clone());
@@ -104,7 +113,7 @@ impl Run {
         assert!(self.life.tries <= budget::TRIES);
         let needs_work = matches!(
             self.life.state,
-            State::Launching { .. } | State::Exiting { .. } | State::Clearing { .. } | State::Removing
+            State::Launching { .. } | State::Dumping { .. } | State::Exiting { .. } | State::Clearing { .. } | State::Removing
         );
         assert_eq!(needs_work, self.work.is_some(), "{:?} with {:?}", self.life.state, self.work);
         let runs_on = self.life.running().is_some() && !matches!(self.life.state, State::Exiting { .. });
@@ -118,6 +127,14 @@ impl Run {
                 let identity = ProcessIdentity { pid: self.launched, start_time: 1 };
                 Event::Launched(Running::Process(App { identity, pid_inside: 1 }))
             }
+            Some(Effect::Dump) if well => Event::Dumped(4096),
+            Some(Effect::Dump) => Event::DumpFailed("no".to_owned()),
+            Some(Effect::Restore) if well => {
+                self.launched += 1;
+                let identity = ProcessIdentity { pid: self.launched, start_time: 1 };
+                Event::Restored(Running::Process(App { identity, pid_inside: 1 }))
+            }
+            Some(Effect::Restore) => Event::RestoreFailed("no".to_owned()),
             Some(Effect::Launch) => Event::LaunchFailed(LaunchFailure { detail: "no".to_owned(), by_app: false }),
             Some(Effect::Collect) => Event::Collected(Exit {
                 what: "ended".to_owned(),

@@ -162,7 +162,7 @@ pub fn awake(mut record: Record, now: Timestamp) -> Record {
 pub fn rebooted(mut record: Record, boot_id: &str) -> Record {
     record.boot_id = boot_id.to_owned();
     record.life.woken = None;
-    let asleep = record.life.stays_cold();
+    let asleep = record.life.sleeps_on();
     record.life.state = match record.life.state {
         over @ (State::Stopped { .. } | State::Failed { .. }) => over,
         State::Removing => State::Removing,

@@ -6,14 +6,17 @@
 
 use std::time::Duration;
 
+use drowse_api::MemoryBytes;
 use drowse_api::event::EventKind;
 use drowse_api::instance::FailureReason;
 use drowse_api::sleep::Depth;
 use jiff::{SignedDuration, Timestamp};
 
-use super::machine::{end, launch};
-use super::state::{Bed, Effect, End, Life, Rest, Running, State, Then, Verdict, Woken};
+use super::machine::{after, clear, end, launch, remove};
+use super::state::{Bed, Effect, End, Life, Next, Rest, Running, State, Then, Verdict, Woken};
 
+/// How long an app may take to end that was being put to disk when it was told to.
+const GRACE: Duration = Duration::from_secs(30);
 /// How long the routers may take to let go of an instance: a request in flight may last that long.
 const LETTING_GO: Duration = Duration::from_secs(10);
 
@@ -28,6 +31,13 @@ pub(super) fn asked(state: State, bed: Bed, ticket: u64, now: Timestamp, effects
             State::FallingAsleep { running, since, bed, ticket, deadline: now + LETTING_GO }
         }
         // Nobody sends it anything: it need not be let go of again.
+        State::Frozen { rest: Rest::Paused { running }, since, .. } if bed.depth == Depth::Snapshot => {
+            dump(running, since, bed.reason, effects)
+        }
+        State::Frozen { rest: Rest::Snapshot, since, .. } if bed.depth == Depth::Cold => {
+            tell(effects, format!("sleeps deeper (cold): {}", bed.reason));
+            clear(End::Sleep { since, reason: bed.reason }, effects)
+        }
         State::Frozen { rest: Rest::Paused { running }, since, .. } if bed.depth == Depth::Cold => {
             tell(effects, format!("sleeps deeper (cold): {}", bed.reason));
             end(running, bed.grace, Then::Sleep { since, reason: bed.reason }, now, effects)
@@ -44,11 +54,29 @@ pub(super) fn quiet(state: State, ticket: u64, now: Timestamp, effects: &mut Vec
             let reason = bed.reason;
             match bed.depth {
                 Depth::Cold => end(running, bed.grace, Then::Sleep { since: now, reason }, now, effects),
-                Depth::Paused | Depth::Paged | Depth::Snapshot => {
+                Depth::Snapshot => dump(running, now, reason, effects),
+                Depth::Paused | Depth::Paged => {
                     effects.push(Effect::Freeze);
                     State::Frozen { rest: Rest::Paused { running }, since: now, reason }
                 }
             }
+        }
+        other => other,
+    }
+}
+
+/// It is put to disk: frozen first, which is no other piece of work.
+fn dump(running: Running, since: Timestamp, reason: String, effects: &mut Vec<Effect>) -> State {
+    effects.push(Effect::Dump);
+    State::Dumping { running, since, reason, next: Next::Sleep }
+}
+
+/// What it is being put to disk for does not matter any more.
+pub(super) fn broken_off(state: State, then: Then, effects: &mut Vec<Effect>) -> State {
+    match state {
+        State::Dumping { running, since, reason, .. } => {
+            effects.push(Effect::AbortDump);
+            State::Dumping { running, since, reason, next: Next::End(then) }
         }
         other => other,
     }
@@ -99,6 +127,11 @@ impl Life {
                 effects.push(Effect::Thaw);
                 State::Ready { running, since: now }
             }
+            State::Dumping { running, since, reason, next: Next::Sleep } => {
+                effects.push(Effect::AbortDump);
+                State::Dumping { running, since, reason, next: Next::Wake(cause) }
+            }
+            State::Frozen { rest: Rest::Snapshot, since, .. } => self.restores(since, cause, now, effects),
             State::Frozen { rest: Rest::Cold, since, .. } => {
                 self.starts(since, cause, now, effects);
                 launch(effects)
@@ -122,7 +155,74 @@ impl Life {
 
     fn starts(&mut self, slept_since: Timestamp, cause: String, now: Timestamp, effects: &mut Vec<Effect>) {
         tell(effects, format!("woken by {cause}: slept {} (cold), is being started", span(slept_since, now)));
-        self.woken = Some(Woken { slept_since, at: now, cause });
+        self.woken = Some(Woken { depth: Depth::Cold, slept_since, at: now, cause });
+    }
+
+    fn restores(&mut self, since: Timestamp, cause: String, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+        tell(effects, format!("woken by {cause}: slept {} (snapshot), comes back from disk", span(since, now)));
+        self.woken = Some(Woken { depth: Depth::Snapshot, slept_since: since, at: now, cause });
+        effects.push(Effect::Restore);
+        State::Launching { then: Then::Proceed }
+    }
+
+    /// It is on disk.
+    pub(super) fn dumped(&mut self, state: State, size: u64, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+        let State::Dumping { since, reason, next, .. } = state else { return state };
+        match next {
+            Next::Sleep => {
+                tell(effects, format!("sleeps deeper (snapshot): {} on disk", MemoryBytes(size)));
+                State::Frozen { rest: Rest::Snapshot, since, reason }
+            }
+            Next::Wake(cause) => self.restores(since, cause, now, effects),
+            Next::End(then) => after(then, effects),
+        }
+    }
+
+    /// It is not, and stands still.
+    pub(super) fn not_dumped(&mut self, state: State, why: String, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+        let State::Dumping { running, since, reason, next } = state else { return state };
+        match next {
+            Next::Sleep => {
+                tell(effects, format!("stays paused: it could not be put to disk: {why}"));
+                self.no_snapshot = Some(why);
+                State::Frozen { rest: Rest::Paused { running }, since, reason }
+            }
+            Next::Wake(cause) => {
+                self.demanded(State::Frozen { rest: Rest::Paused { running }, since, reason }, cause, now, effects)
+            }
+            Next::End(Then::Remove) => remove(effects),
+            Next::End(then) => end(running, GRACE, then, now, effects),
+        }
+    }
+
+    /// It came back from disk, with its port as it was.
+    pub(super) fn restored(&mut self, state: State, running: Running, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+        match state {
+            State::Launching { then: Then::Proceed } => {
+                self.awake(now, now, effects);
+                State::Ready { running, since: now }
+            }
+            State::Launching { then } => {
+                effects.push(Effect::Collect);
+                State::Exiting { running, verdict: None, then }
+            }
+            other => other,
+        }
+    }
+
+    /// It did not: it is started anew, which its visitor only notices by the time.
+    pub(super) fn not_restored(&mut self, state: State, why: &str, effects: &mut Vec<Effect>) -> State {
+        match state {
+            State::Launching { then: Then::Proceed } => {
+                tell(effects, format!("could not come back from disk, is started anew: {why}"));
+                if let Some(woken) = &mut self.woken {
+                    woken.depth = Depth::Cold;
+                }
+                launch(effects)
+            }
+            State::Launching { then } => after(then, effects),
+            other => other,
+        }
     }
 
     /// It is ready: how long that took is what the next wake is expected to take.
@@ -130,9 +230,16 @@ impl Life {
         let woken = self.woken.take();
         let began = woken.as_ref().map_or(launched, |woken| woken.at);
         let took = u32::try_from(now.duration_since(began).as_millis()).unwrap_or_default();
-        self.start_took = Some(took);
-        if woken.is_some() {
-            tell(effects, format!("awake after {took} ms (cold start)"));
+        match woken.map(|woken| woken.depth) {
+            Some(Depth::Snapshot) => {
+                self.restore_took = Some(took);
+                tell(effects, format!("awake after {took} ms (restored)"));
+            }
+            Some(_) => {
+                self.start_took = Some(took);
+                tell(effects, format!("awake after {took} ms (cold start)"));
+            }
+            None => self.start_took = Some(took),
         }
     }
 
@@ -157,9 +264,11 @@ impl Life {
         }
     }
 
-    /// Nothing of it runs any more, and nobody misses that.
-    pub(super) fn stays_cold(&self) -> Option<State> {
+    /// Nothing of it runs any more, and nobody misses that. What is on disk is so after a reboot too.
+    pub(super) fn sleeps_on(&self) -> Option<State> {
         let (since, reason) = match &self.state {
+            on_disk @ State::Frozen { rest: Rest::Snapshot, .. } => return Some(on_disk.clone()),
+            State::Dumping { since, reason, next: Next::Sleep, .. } => (*since, reason.clone()),
             State::Frozen { rest: Rest::Cold, since, reason }
             | State::Stopping { then: Then::Sleep { since, reason }, .. }
             | State::Exiting { then: Then::Sleep { since, reason }, .. }

@@ -69,6 +69,12 @@ pub struct Life {
     /// How long it took from being started to being ready the last time, in milliseconds.
     #[serde(default)]
     pub start_took: Option<u32>,
+    /// How long it took to come back from disk the last time, in milliseconds.
+    #[serde(default)]
+    pub restore_took: Option<u32>,
+    /// Why it cannot be put to disk, once that was found out; until it is started anew.
+    #[serde(default)]
+    pub no_snapshot: Option<String>,
 }
 
 /// What an instance is doing. Every state with work in progress says what follows it.
@@ -117,6 +123,17 @@ pub enum State {
         since: Timestamp,
         /// Why, as the rest of a sentence.
         reason: String,
+    },
+    /// It sleeps, and its processes, which stand still, are being put to disk.
+    Dumping {
+        /// What runs until that is done.
+        running: Running,
+        /// Since when it sleeps.
+        since: Timestamp,
+        /// Why, as the rest of a sentence.
+        reason: String,
+        /// What follows, whether it goes well or not.
+        next: Next,
     },
     /// Its main process ended or is being killed; the rest of it is cleared away.
     Exiting {
@@ -173,8 +190,19 @@ pub struct Bed {
     pub reason: String,
 }
 
-/// What is left of an instance that sleeps. Each depth has its own: what is between these two (pages
-/// on a disk, processes in files) is one more variant with what it needs to come back.
+/// What follows a dump, which whoever needs the instance meanwhile has broken off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Next {
+    /// It sleeps on.
+    Sleep,
+    /// It wakes, by this, as the rest of a sentence.
+    Wake(String),
+    /// It ends.
+    End(Then),
+}
+
+/// What is left of an instance that sleeps. Each depth has its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "rest", rename_all = "kebab-case")]
 pub enum Rest {
@@ -183,6 +211,8 @@ pub enum Rest {
         /// These.
         running: Running,
     },
+    /// Its processes are on disk. Its sandbox stands, or is made anew when they come back.
+    Snapshot,
     /// Nothing runs; its files are kept.
     Cold,
 }
@@ -193,14 +223,17 @@ impl Rest {
     pub fn depth(&self) -> Depth {
         match self {
             Self::Paused { .. } => Depth::Paused,
+            Self::Snapshot => Depth::Snapshot,
             Self::Cold => Depth::Cold,
         }
     }
 }
 
-/// A wake that takes a start.
+/// A wake that takes a restore or a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Woken {
+    /// How deeply it slept.
+    pub depth: Depth,
     /// Since when it slept.
     pub slept_since: Timestamp,
     /// When it was woken.
@@ -307,6 +340,14 @@ pub enum Event {
     },
     /// Somebody needs it, as the rest of a sentence.
     Demand(String),
+    /// It is on disk, with so many bytes, and no process of it is left.
+    Dumped(u64),
+    /// It is not on disk, and stands still as before.
+    DumpFailed(String),
+    /// It came back from disk, and runs.
+    Restored(Running),
+    /// It did not come back from disk, and nothing of it runs.
+    RestoreFailed(String),
     /// It could not be made to stand still.
     FreezeFailed(String),
     /// It could not be made to go on.
@@ -339,6 +380,12 @@ pub enum Effect {
     Probe,
     /// Apply the limits of the spec to what runs.
     Limit,
+    /// Put the processes to disk, as they stand still; answer `Dumped` or `DumpFailed`.
+    Dump,
+    /// Have a dump that goes on give up.
+    AbortDump,
+    /// Bring the processes back from disk; answer `Restored` or `RestoreFailed`.
+    Restore,
     /// Make everything of the app stand still; answer `FreezeFailed` if it does not.
     Freeze,
     /// Let everything of the app go on; answer `ThawFailed` if it does not.
