@@ -329,8 +329,12 @@ fn criu(config: &Config) -> Option<PathBuf> {
 async fn awake(node: &Node, records: Vec<Record>) -> Vec<Record> {
     let mut looked = Vec::with_capacity(records.len());
     for record in records {
-        let is_paused = record.life.is_paused();
-        looked.push(if is_paused && !node.stands_still(&record.life.spec).await {
+        let (spec, is_paused) = (&record.life.spec, record.life.is_paused());
+        let goes_on = match record.life.is_dumped() {
+            Some(running) => node.was_woken(spec, running).await,
+            None => is_paused && !node.stands_still(spec).await,
+        };
+        looked.push(if goes_on {
             record::awake(record, Timestamp::now())
         } else {
             record

@@ -177,12 +177,16 @@ impl Sandboxes {
         Ok(manifest.size())
     }
 
+    /// Whether somebody dumps the app.
+    pub(super) fn is_traced(&self, home: &Home) -> Result<bool, SandboxError> {
+        Ok(self.cgroups.processes(&home.place, Leaf::App)?.into_iter().any(is_traced))
+    }
+
     /// A dump outlives its agent and ends by itself; until then nothing else may be done to the app.
     fn wait_until_untraced(&self, home: &Home) -> Result<(), SandboxError> {
         let began = Instant::now();
         loop {
-            let pids = self.cgroups.processes(&home.place, Leaf::App)?;
-            if !pids.iter().any(|pid| is_traced(*pid)) {
+            if !self.is_traced(home)? {
                 return Ok(());
             }
             if began.elapsed() > TRACED_WAIT {

@@ -141,6 +141,18 @@ impl Node {
         })
     }
 
+    /// Whether an app that was being put to disk goes on after all: it is whole, nobody dumps it, and it does not
+    /// stand still.
+    pub async fn was_woken(&self, spec: &InstanceSpec, running: Running) -> bool {
+        let Running::Process(app) = running else { return false };
+        let (sandboxes, home) = (self.sandboxes.clone(), self.home(spec));
+        let looked = blocking(move || {
+            let is_dumped = sandboxes.is_traced(&home)?;
+            Ok(process::is_alive(app.identity) && !is_dumped && !sandboxes.cgroups.is_frozen(&home.place)?)
+        });
+        looked.await.unwrap_or(false)
+    }
+
     async fn take_down(&self, record: &Record) -> Result<(), SandboxError> {
         let spec = &record.life.spec;
         match spec.workload {

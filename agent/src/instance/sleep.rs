@@ -256,10 +256,19 @@ impl Life {
         matches!(self.state, State::Frozen { rest: Rest::Paused { .. }, .. })
     }
 
+    /// What is being put to disk, if it is not to end after that.
+    #[must_use]
+    pub fn is_dumped(&self) -> Option<Running> {
+        match self.state {
+            State::Dumping { running, next: Next::Sleep | Next::Wake(_), .. } => Some(running),
+            _ => None,
+        }
+    }
+
     /// The kernel knows better than the record whether a paused app stands still: it is made to go on
     /// before that is written down. Without a word about it, since nobody asked anything.
     pub(super) fn goes_on(&mut self, now: Timestamp) {
-        if let State::Frozen { rest: Rest::Paused { running }, .. } = self.state {
+        if let State::Frozen { rest: Rest::Paused { running }, .. } | State::Dumping { running, .. } = self.state {
             self.state = State::Ready { running, since: now };
         }
     }

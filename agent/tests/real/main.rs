@@ -7,6 +7,7 @@ mod cleanup;
 mod crashes;
 mod disks;
 mod endure;
+mod hibernation;
 mod hostile;
 mod ready;
 mod sleep;

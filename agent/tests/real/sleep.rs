@@ -12,7 +12,7 @@ use http::Method;
 use crate::support::{Agent, LIMIT, visit};
 
 /// Counts in memory, ten times a second, what its page shows.
-const COUNTER: &str = "busybox httpd -f -p $PORT -h /www & n=0; \
+pub const COUNTER: &str = "busybox httpd -f -p $PORT -h /www & n=0; \
                        while :; do n=$((n+1)); echo $n > /www/new; busybox mv /www/new /www/index.html; \
                        busybox usleep 100000; done";
 
@@ -21,12 +21,12 @@ async fn start(number: u8) -> Option<Agent> {
     Agent::start_with(number, |_| "router_patience_seconds = 0\n".to_owned()).await
 }
 
-async fn sleep(agent: &Agent, epoch: u64, depth: Depth) -> Result<InstanceStatus, Problem> {
+pub async fn sleep(agent: &Agent, epoch: u64, depth: Depth) -> Result<InstanceStatus, Problem> {
     let request = SleepRequest { epoch: Epoch(epoch), depth, grace_seconds: 5, reason: "told to".to_owned() };
     agent.client.call(Method::POST, "/v1/instances/web/sleep", Some(&request)).await
 }
 
-async fn demand(agent: &Agent) -> Result<(), Problem> {
+pub async fn demand(agent: &Agent) -> Result<(), Problem> {
     let demand = Demand { cause: "a test".to_owned() };
     agent.client.call(Method::POST, "/v1/instances/web/demand", Some(&demand)).await
 }
@@ -36,7 +36,7 @@ async fn count(status: &InstanceStatus) -> u64 {
 }
 
 /// Waits until the page shows more than this.
-async fn counts_past(status: &InstanceStatus, past: u64) -> u64 {
+pub async fn counts_past(status: &InstanceStatus, past: u64) -> u64 {
     let began = Instant::now();
     loop {
         match count(status).await {

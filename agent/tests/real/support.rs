@@ -428,6 +428,16 @@ impl Agent {
         users.flat_map(|user| names(&user)).filter(|name| Path::new(name).is_dir()).collect()
     }
 
+    /// How many shells run `script` in any group of this agent.
+    pub fn shells(&self, script: &str) -> usize {
+        let files = self.groups().into_iter().map(|group| format!("{group}/app/cgroup.procs"));
+        let lists = files.filter_map(|file| std::fs::read_to_string(file).ok());
+        let pids: std::collections::BTreeSet<String> =
+            lists.flat_map(|list| list.lines().map(ToOwned::to_owned).collect::<Vec<_>>()).collect();
+        let line = |pid: &String| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        pids.iter().filter(|pid| String::from_utf8_lossy(&line(pid)).contains(script)).count()
+    }
+
     /// Names of everything of this agent on the host that is not a file of its own folders.
     pub fn traces(&self) -> Vec<String> {
         let (root, prefix, table) = (self.value("cgroup_root"), self.value("link_prefix"), self.value("table"));
