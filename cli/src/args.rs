@@ -372,6 +372,8 @@ pub struct Sleep {
 pub enum SleepDepth {
     /// Its processes stand still and keep their memory; nobody notices the wake
     Paused,
+    /// Its processes are on disk and come back as they were
+    Snapshot,
     /// Nothing of it runs; it is started when somebody asks for it
     Cold,
 }
@@ -387,6 +389,9 @@ pub struct Idle {
     /// Pause it when it is idle for so long
     #[arg(long, value_name = "TIME")]
     pub paused_after: Option<IdleTime>,
+    /// Put it to disk when it is idle for so long, and bring it back on demand
+    #[arg(long, value_name = "TIME")]
+    pub snapshot_after: Option<IdleTime>,
     /// End it when it is idle for so long, and start it on demand
     #[arg(long, value_name = "TIME")]
     pub cold_after: Option<IdleTime>,

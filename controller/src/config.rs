@@ -269,8 +269,9 @@ impl Config {
         if count == 0 || names.len() < count {
             return Err(ConfigError::Agents { found: format!("{count} given, {} names", names.len()) });
         }
-        let SleepDefaults { paused_after_seconds, cold_after_seconds, look_seconds, .. } = self.sleep;
-        if [paused_after_seconds, cold_after_seconds, Some(look_seconds)].contains(&Some(0)) {
+        let SleepDefaults { paused_after_seconds, snapshot_after_seconds, cold_after_seconds, look_seconds, .. } =
+            self.sleep;
+        if [paused_after_seconds, snapshot_after_seconds, cold_after_seconds, Some(look_seconds)].contains(&Some(0)) {
             return Err(ConfigError::Sleep);
         }
         Ok(())

@@ -308,6 +308,7 @@ impl World {
             state,
             process: None,
             restarts: 0,
+            no_snapshot: None,
         };
         let starts = self.instances.get(&spec.id).map_or(1, |known| known.starts + 1);
         self.starts += 1;

@@ -20,6 +20,8 @@ use crate::picture::NodeView;
 pub struct SleepDefaults {
     /// How long an app is idle before it is paused, in seconds; never if absent.
     pub paused_after_seconds: Option<u32>,
+    /// How long an app is idle before it is put to disk, in seconds; never if absent.
+    pub snapshot_after_seconds: Option<u32>,
     /// How long an app is idle before nothing of it runs, in seconds; never if absent.
     pub cold_after_seconds: Option<u32>,
     /// What a browser gets that asks for an app then.
@@ -30,7 +32,13 @@ pub struct SleepDefaults {
 
 impl Default for SleepDefaults {
     fn default() -> Self {
-        Self { paused_after_seconds: None, cold_after_seconds: None, wake: Wake::Page, look_seconds: 10 }
+        Self {
+            paused_after_seconds: None,
+            snapshot_after_seconds: None,
+            cold_after_seconds: None,
+            wake: Wake::Page,
+            look_seconds: 10,
+        }
     }
 }
 
@@ -41,6 +49,8 @@ pub struct Policy {
     pub is_pinned: bool,
     /// How long it is idle before it is paused, in seconds.
     pub paused_after: Option<u32>,
+    /// How long it is idle before it is put to disk, in seconds.
+    pub snapshot_after: Option<u32>,
     /// How long it is idle before nothing of it runs, in seconds.
     pub cold_after: Option<u32>,
     /// What a browser gets that asks for it then.
@@ -55,6 +65,7 @@ pub fn sleep_policy(app: &App, _user: Option<&User>, settings: &SleepDefaults) -
     Policy {
         is_pinned: app.sleep.pinned,
         paused_after: seconds(app.sleep.paused_after, settings.paused_after_seconds),
+        snapshot_after: seconds(app.sleep.snapshot_after, settings.snapshot_after_seconds),
         cold_after: seconds(app.sleep.cold_after, settings.cold_after_seconds),
         wake: app.sleep.wake.unwrap_or(settings.wake),
     }
@@ -68,20 +79,30 @@ impl Policy {
             Wake::Page => "a browser gets the Wake Up page then",
             Wake::Auto => "a browser wakes it by asking",
         };
-        match (self.is_pinned, self.paused_after, self.cold_after) {
-            (true, ..) => "it is pinned: it never sleeps".to_owned(),
-            (_, None, None) => "it sleeps only when it is told to (drowse sleep)".to_owned(),
-            (_, Some(paused), None) => format!("paused when idle for {paused} s"),
-            (_, None, Some(cold)) => format!("cold when idle for {cold} s; {wakes}"),
-            (_, Some(paused), Some(cold)) => format!("paused when idle for {paused} s, cold for {cold} s; {wakes}"),
+        let depths = [
+            ("paused", self.paused_after),
+            ("on disk", self.snapshot_after),
+            ("cold", self.cold_after),
+        ];
+        let times: Vec<String> =
+            depths.iter().filter_map(|(depth, after)| Some(format!("{depth} when idle for {} s", (*after)?))).collect();
+        match (self.is_pinned, times.is_empty()) {
+            (true, _) => "it is pinned: it never sleeps".to_owned(),
+            (_, true) => "it sleeps only when it is told to (drowse sleep)".to_owned(),
+            _ if self.snapshot_after.is_some() || self.cold_after.is_some() => format!("{}; {wakes}", times.join(", ")),
+            _ => times.join(", "),
         }
     }
 
-    /// The deepest sleep for who is idle for so long.
-    fn depth(&self, idle: SignedDuration) -> Option<(Depth, u32)> {
+    /// The deepest sleep for who is idle for so long. What cannot be put to disk is passed over.
+    fn depth(&self, idle: SignedDuration, can_be_on_disk: bool) -> Option<(Depth, u32)> {
         let is_over = |after: &u32| idle.as_secs() >= i64::from(*after);
-        let cold = self.cold_after.filter(is_over).map(|after| (Depth::Cold, after));
-        cold.or_else(|| self.paused_after.filter(is_over).map(|after| (Depth::Paused, after)))
+        let depths = [
+            (Depth::Cold, self.cold_after),
+            (Depth::Snapshot, self.snapshot_after.filter(|_| can_be_on_disk)),
+            (Depth::Paused, self.paused_after),
+        ];
+        depths.into_iter().find_map(|(depth, after)| Some((depth, after.filter(is_over)?)))
     }
 }
 
@@ -126,7 +147,9 @@ impl Vote<'_> {
         let Some(node) = self.node else { return awake("its node does not answer") };
         let Some(status) = node.instances.get(&self.instance.id) else { return awake("its node does not know it yet") };
         match &status.state {
-            InstanceState::Frozen { depth, since, reason, .. } => self.asleep(&policy, *depth, *since, reason),
+            InstanceState::Frozen { depth, since, reason, .. } => {
+                self.asleep(&policy, status, (*depth, *since), reason)
+            }
             InstanceState::Ready { since } => self.ready(&policy, node, status, *since),
             InstanceState::FallingAsleep { .. } => awake("it falls asleep as soon as its requests are finished"),
             InstanceState::Waking { .. } => awake("it is being woken"),
@@ -134,18 +157,28 @@ impl Vote<'_> {
         }
     }
 
-    fn asleep(&self, policy: &Policy, depth: Depth, since: Timestamp, reason: &str) -> Verdict {
+    fn asleep(
+        &self,
+        policy: &Policy,
+        status: &InstanceStatus,
+        (depth, since): (Depth, Timestamp),
+        reason: &str,
+    ) -> Verdict {
         if policy.is_pinned {
             return Verdict::Wake("it is pinned".to_owned());
         }
         // It was idle for so long already when it fell asleep.
         let before = policy.paused_after.unwrap_or(0);
         let idle = self.now.duration_since(since) + SignedDuration::from_secs(i64::from(before));
-        match policy.depth(idle) {
+        match policy.depth(idle, status.no_snapshot.is_none()) {
             Some((deeper, after)) if deeper > depth && self.may_sleep().is_ok() => {
                 Verdict::Sleep(deeper, format!("nobody asked for it for {after} s"))
             }
-            _ => Verdict::Asleep(format!("{depth} since {}: {reason}", seconds_ago(since, self.now))),
+            _ => {
+                let why = status.no_snapshot.as_ref().filter(|_| policy.snapshot_after.is_some());
+                let why = why.map_or_else(String::new, |why| format!("; it cannot be put to disk: {why}"));
+                Verdict::Asleep(format!("{depth} since {}: {reason}{why}", seconds_ago(since, self.now)))
+            }
         }
     }
 
@@ -178,7 +211,7 @@ impl Vote<'_> {
             (measured.busy_at.unwrap_or(Timestamp::MIN), measured.why.clone()),
         ];
         let (last, what) = causes.into_iter().max_by_key(|(at, _)| *at).unwrap_or((self.now, String::new()));
-        match policy.depth(self.now.duration_since(last)) {
+        match policy.depth(self.now.duration_since(last), status.no_snapshot.is_none()) {
             Some((depth, after)) => Verdict::Sleep(depth, format!("idle for {after} s")),
             None => Verdict::Awake(format!("{what} {}; {}", seconds_ago(last, self.now), policy.in_words())),
         }

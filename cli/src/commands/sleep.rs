@@ -57,12 +57,16 @@ pub async fn pin(args: App, pinned: bool, client: &Client, terminal: &Terminal) 
 /// Shows and sets when an idle app sleeps.
 pub async fn idle(args: Idle, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
     let name = app_name::given_or_here(args.app)?;
-    let settings = if args.paused_after.is_none() && args.cold_after.is_none() && args.wake.is_none() {
+    let times = [args.paused_after, args.snapshot_after, args.cold_after];
+    let settings = if times.iter().all(Option::is_none) && args.wake.is_none() {
         client.get(&format!("/v1/apps/{name}/idle")).await?
     } else {
         change(&name, client, |settings| {
             if let Some(after) = args.paused_after {
                 settings.paused_after = after.0;
+            }
+            if let Some(after) = args.snapshot_after {
+                settings.snapshot_after = after.0;
             }
             if let Some(after) = args.cold_after {
                 settings.cold_after = after.0;
@@ -84,6 +88,7 @@ pub async fn idle(args: Idle, client: &Client, terminal: &Terminal) -> Result<()
         Some(After::Seconds(seconds)) => format!("{seconds} s"),
     };
     terminal.line(&format!("paused after: {}", after(settings.paused_after)))?;
+    terminal.line(&format!("disk after:   {}", after(settings.snapshot_after)))?;
     terminal.line(&format!("cold after:   {}", after(settings.cold_after)))?;
     let wake = match settings.wake {
         None => "the platform's",
@@ -128,6 +133,7 @@ impl From<crate::args::SleepDepth> for Depth {
     fn from(depth: crate::args::SleepDepth) -> Self {
         match depth {
             crate::args::SleepDepth::Paused => Self::Paused,
+            crate::args::SleepDepth::Snapshot => Self::Snapshot,
             crate::args::SleepDepth::Cold => Self::Cold,
         }
     }

@@ -121,6 +121,7 @@ fn unheard_of(instance: &Instance) -> InstanceStatus {
         state,
         process: None,
         restarts: 0,
+        no_snapshot: None,
     }
 }
 

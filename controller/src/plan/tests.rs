@@ -223,6 +223,7 @@ impl World {
                             state,
                             process: None,
                             restarts: u32::from(spec.on_boot_failure == OnBootFailure::Retry),
+                            no_snapshot: None,
                         };
                         self.instances.insert(spec.id.clone(), status);
                     }

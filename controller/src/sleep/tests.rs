@@ -73,6 +73,7 @@ impl Scene {
             state: InstanceState::Ready { since: before(900) },
             process: None,
             restarts: 0,
+            no_snapshot: None,
         };
         let view = NodeView {
             is_connected: true,
@@ -106,8 +107,12 @@ impl Scene {
         self.routers.values_mut().next().expect("one").as_mut().expect("has told")
     }
 
+    fn status(&mut self) -> &mut InstanceStatus {
+        self.node.instances.values_mut().next().expect("one")
+    }
+
     fn state(&mut self, state: InstanceState) {
-        self.node.instances.values_mut().next().expect("one").state = state;
+        self.status().state = state;
     }
 
     fn measured(&mut self) -> &mut Measured {
@@ -192,4 +197,27 @@ fn a_sleeper_goes_deeper_in_its_time_and_is_woken_when_it_may_not_sleep() {
         verdict(Depth::Paused, 4500, |scene| scene.app.pending = scene.app.live.clone()),
         Verdict::Asleep(_)
     ));
+}
+
+#[test]
+fn between_paused_and_cold_is_the_disk_for_those_who_can() {
+    let verdict = |seconds, why: Option<&str>| {
+        Scene::with(|scene| {
+            scene.settings.snapshot_after_seconds = Some(60);
+            scene.settings.cold_after_seconds = Some(600);
+            scene.state(InstanceState::Frozen {
+                depth: Depth::Paused,
+                since: before(seconds),
+                reason: "idle".to_owned(),
+                takes: None,
+            });
+            scene.status().no_snapshot = why.map(ToOwned::to_owned);
+        })
+    };
+    assert!(matches!(verdict(44, None), Verdict::Asleep(_)));
+    assert!(matches!(verdict(45, None), Verdict::Sleep(Depth::Snapshot, _)));
+    assert!(matches!(verdict(585, None), Verdict::Sleep(Depth::Cold, _)));
+    let Verdict::Asleep(why) = verdict(45, Some("it has a terminal")) else { panic!("it is passed over") };
+    assert!(why.contains("cannot be put to disk: it has a terminal"), "{why}");
+    assert!(matches!(verdict(585, Some("it has a terminal")), Verdict::Sleep(Depth::Cold, _)));
 }
