@@ -38,7 +38,7 @@ use crate::identity::{IdentityError, UserIds};
 use crate::instance::followers::Followers;
 use crate::instance::host::Record;
 use crate::instance::{Instances, record};
-use crate::snapshot::{Criu, Key, SnapshotError};
+use crate::snapshot::{self, Criu, SnapshotError};
 use crate::network::{AddressPool, Network, NetworkConfig, NetworkError};
 use crate::sweep;
 
@@ -311,7 +311,7 @@ fn snapshots(config: &Config) -> Result<Snapshots, String> {
         return Err(format!("{} is missing: it comes with the agent's programs", object.display()));
     }
     let full = |error: SnapshotError| host::error::chain(&error);
-    let key = Key::open(&config.data_dir.join("snapshot.key")).map_err(full)?;
+    let key = snapshot::Key::open(&config.data_dir.join("snapshot.key")).map_err(full)?;
     let engine = Criu::new(&criu, &object).map_err(full)?;
     Ok(Snapshots { engine: Arc::new(engine), key: Arc::new(key) })
 }

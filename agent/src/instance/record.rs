@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::host::Record;
-use super::state::{End, Rest, Running, State, Then};
+use super::state::{End, Next, Rest, Running, State, Then};
 use crate::durable::{self, DurableError};
 
 /// The first word of a record's file.
@@ -79,7 +79,7 @@ fn ended(state: State) -> State {
         State::Launching { then: Then::Remove } => State::Clearing { then: End::Remove },
         State::Launching { .. }
         | State::Backoff { .. }
-        | State::Frozen { rest: Rest::Cold, .. }
+        | State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. }
         | State::Clearing { then: End::Start | End::Sleep { .. } } => {
             State::Clearing { then: End::Stopped(reason()) }
         }
@@ -88,6 +88,13 @@ fn ended(state: State) -> State {
         | State::FallingAsleep { running, .. }
         | State::Frozen { rest: Rest::Paused { running }, .. } => {
             State::Stopping { running, deadline: Timestamp::now(), then: Then::Stop(reason()) }
+        }
+        State::Dumping { running, since, reason: why, next } => {
+            let next = match next {
+                Next::End(then) => Next::End(instead(then)),
+                Next::Sleep | Next::Wake(_) => Next::End(Then::Stop(reason())),
+            };
+            State::Dumping { running, since, reason: why, next }
         }
         State::Exiting { running, verdict, then } => State::Exiting { running, verdict, then: instead(then) },
         State::Stopping { running, deadline, then } => State::Stopping { running, deadline, then: instead(then) },

@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 
 use drowse_agent::cgroup::{self, Leaf, Place, Slice};
 use drowse_agent::config::AddressRange;
+use drowse_agent::disk::{Disks, Mode};
 use drowse_agent::host::error::SandboxError;
 use drowse_agent::host::hibernate::{self, Snapshots};
 use drowse_agent::host::home::Home;
 use drowse_agent::host::process;
+use drowse_agent::host::ready::Pool;
 use drowse_agent::host::sandbox::{Plan, Sandboxes};
 use drowse_agent::instance::state::App;
 use drowse_agent::network::{Network, NetworkConfig, Owner};
 use drowse_agent::snapshot::{Abort, Criu, Key, SnapshotError, Subject};
 use drowse_api::instance::Limits;
 use drowse_api::{Digest, InstanceId, MemoryBytes, UserId};
-use drowse_launcher::Launcher;
+use drowse_launcher::{Launcher, SeccompProfile};
 use drowse_rootfs::IdRange;
 use oci_spec::runtime::Spec;
 
@@ -76,6 +78,8 @@ impl Stage {
             router_uid: 61991,
             control_uid: 61990,
             router_ports: Vec::new(),
+            connections: 100,
+            connection_rate: 100,
             resolvers: Vec::new(),
         });
         let id = InstanceId::parse("sleeper").expect("an id");
@@ -90,7 +94,9 @@ impl Stage {
             launcher: Arc::new(launcher),
             cgroups: Arc::from(cgroup::detect(&format!("drowse-agt{number}")).expect("groups")),
             network,
+            disks: Disks::open(Mode::Off, folder.path().join("disks")).expect("no disks"),
             boot_id: "this".to_owned(),
+            pool: Arc::new(Pool::new(0)),
             host_clocks: Arc::new(AtomicBool::new(false)),
         };
         let plan = Plan {
@@ -104,6 +110,7 @@ impl Stage {
             files: Vec::new(),
             binds: Vec::new(),
             root_inside: false,
+            profile: SeccompProfile::Default,
         };
         let key = Arc::new(Key::open(&folder.path().join("key")).expect("a key"));
         let object = bin.join("libdrowse_nsenter.so");
@@ -382,7 +389,7 @@ async fn an_app_comes_back_into_a_sandbox_that_was_made_anew_and_its_clock_goes_
     // As if it came from a host that was up for much longer.
     let ahead = 5_000_000;
     let clocks = [i128::from(ahead) * 1_000_000_000; 2];
-    stage.sandboxes.raise_at(&stage.plan, Some(clocks)).await.expect("a sandbox");
+    stage.sandboxes.raise_at(&stage.plan, clocks).await.expect("a sandbox");
     let app = stage.sandboxes.run(&stage.plan).await.expect("an app");
     stage.until("it tells the time", |stage| stage.ticks().len() > 3).await;
     assert!(stage.ticks().iter().all(|up| *up >= ahead && *up < ahead + 600), "{:?}", stage.ticks());
@@ -390,7 +397,7 @@ async fn an_app_comes_back_into_a_sandbox_that_was_made_anew_and_its_clock_goes_
 
     stage.sandboxes.clear(&stage.plan.home).await.expect("everything but the files is gone");
     let clocks = hibernate::clocks(&stage.plan.home, &stage.subject(), &stage.snapshots).expect("a snapshot");
-    stage.sandboxes.raise_at(&stage.plan, Some(clocks)).await.expect("a sandbox made anew");
+    stage.sandboxes.raise_at(&stage.plan, clocks).await.expect("a sandbox made anew");
     let woken = stage.restore().await.unwrap_or_else(|error| panic!("{}", error.in_full()));
     assert_eq!(woken.pid_inside, app.pid_inside);
     let before = stage.ticks().len();
