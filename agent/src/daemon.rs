@@ -38,8 +38,8 @@ use crate::identity::{IdentityError, UserIds};
 use crate::instance::followers::Followers;
 use crate::instance::host::Record;
 use crate::instance::{Instances, record};
-use crate::snapshot::{self, Criu, SnapshotError};
 use crate::network::{AddressPool, Network, NetworkConfig, NetworkError};
+use crate::snapshot::{self, Criu, SnapshotError};
 use crate::sweep;
 
 /// Why the agent cannot start.
@@ -334,11 +334,7 @@ async fn awake(node: &Node, records: Vec<Record>) -> Vec<Record> {
             Some(running) => node.was_woken(spec, running).await,
             None => is_paused && !node.stands_still(spec).await,
         };
-        looked.push(if goes_on {
-            record::awake(record, Timestamp::now())
-        } else {
-            record
-        });
+        looked.push(if goes_on { record::awake(record, Timestamp::now()) } else { record });
     }
     looked
 }

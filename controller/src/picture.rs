@@ -12,8 +12,8 @@ use drowse_store::Revision;
 use crate::activity::Measured;
 use crate::config::Settings;
 use crate::desired::Desired;
-use crate::vault::Vault;
 use crate::sleep::SleepDefaults;
+use crate::vault::Vault;
 
 /// Everything that a decision may depend on, beside the time.
 #[derive(Debug, Clone)]

@@ -18,8 +18,8 @@ use crate::picture::Picture;
 use crate::plan::{Call, plan};
 use crate::routers::Routers;
 use crate::routes::Publisher;
-use crate::vault::Vault;
 use crate::sleep::SleepDefaults;
+use crate::vault::Vault;
 
 /// Decisions that follow from decisions are made at once, up to this depth.
 const ROUNDS: usize = 16;

@@ -79,11 +79,7 @@ impl Policy {
             Wake::Page => "a browser gets the Wake Up page then",
             Wake::Auto => "a browser wakes it by asking",
         };
-        let depths = [
-            ("paused", self.paused_after),
-            ("on disk", self.snapshot_after),
-            ("cold", self.cold_after),
-        ];
+        let depths = [("paused", self.paused_after), ("on disk", self.snapshot_after), ("cold", self.cold_after)];
         let times: Vec<String> =
             depths.iter().filter_map(|(depth, after)| Some(format!("{depth} when idle for {} s", (*after)?))).collect();
         match (self.is_pinned, times.is_empty()) {

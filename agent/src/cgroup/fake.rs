@@ -137,7 +137,17 @@ impl Fake {
 impl Group {
     fn new(limits: Limits) -> Self {
         let (init, app, commands) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
-        Self { limits, init, app, commands, frozen: false, oom_kills: 0, refused_forks: 0, memory: 0, watchers: Vec::new() }
+        Self {
+            limits,
+            init,
+            app,
+            commands,
+            frozen: false,
+            oom_kills: 0,
+            refused_forks: 0,
+            memory: 0,
+            watchers: Vec::new(),
+        }
     }
 
     fn all(&self, leaf: Leaf) -> BTreeSet<i32> {

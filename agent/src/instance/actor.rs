@@ -274,10 +274,7 @@ impl<H: Host> Actor<H> {
     /// Tells those who wait for its sleep what became of it.
     fn answer_lulling(&mut self) {
         let status = self.record.status();
-        let is_on_its_way = matches!(
-            self.record.life.state,
-            State::FallingAsleep { .. } | State::Dumping { .. }
-        );
+        let is_on_its_way = matches!(self.record.life.state, State::FallingAsleep { .. } | State::Dumping { .. });
         if self.lulling.is_empty() || is_on_its_way {
             return;
         }

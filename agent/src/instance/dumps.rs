@@ -20,7 +20,10 @@ async fn an_instance_on_disk_has_no_process_and_comes_back_without_a_boot_check(
     assert_eq!((bench.host.calls(), bench.host.alive()), (vec!["launch".into(), "dump".into(), "restore".into()], 1));
     let told = bench.messages();
     assert!(told.iter().any(|message| message.starts_with("sleeps deeper (snapshot): ")), "{told:?}");
-    assert!(told.iter().any(|message| message.starts_with("awake after ") && message.ends_with("(restored)")), "{told:?}");
+    assert!(
+        told.iter().any(|message| message.starts_with("awake after ") && message.ends_with("(restored)")),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,9 +93,7 @@ fn shown(life: &Life) -> InstanceState {
             takes: life.restore_took,
         },
         State::Frozen { rest, since, reason } => frozen(rest.depth(), since, reason),
-        State::Dumping { next: Next::Sleep | Next::Wake(_), since, reason, .. } => {
-            frozen(Depth::Paused, since, reason)
-        }
+        State::Dumping { next: Next::Sleep | Next::Wake(_), since, reason, .. } => frozen(Depth::Paused, since, reason),
         State::Dumping { next: Next::End(_), .. } => stopping(),
         State::Stopping { then: Then::Sleep { since, reason }, .. }
         | State::Exiting { then: Then::Sleep { since, reason }, .. }

@@ -87,12 +87,7 @@ impl Run {
             }
             let is_work = matches!(
                 effect,
-                Effect::Launch
-                    | Effect::Dump
-                    | Effect::Restore
-                    | Effect::Collect
-                    | Effect::Clear
-                    | Effect::Remove
+                Effect::Launch | Effect::Dump | Effect::Restore | Effect::Collect | Effect::Clear | Effect::Remove
             );
             if is_work {
                 assert_eq!(self.work, None, "two pieces of work at once in {:?}", self.life.state);
@@ -113,7 +108,11 @@ impl Run {
         assert!(self.life.tries <= budget::TRIES);
         let needs_work = matches!(
             self.life.state,
-            State::Launching { .. } | State::Dumping { .. } | State::Exiting { .. } | State::Clearing { .. } | State::Removing
+            State::Launching { .. }
+                | State::Dumping { .. }
+                | State::Exiting { .. }
+                | State::Clearing { .. }
+                | State::Removing
         );
         assert_eq!(needs_work, self.work.is_some(), "{:?} with {:?}", self.life.state, self.work);
         let runs_on = self.life.running().is_some() && !matches!(self.life.state, State::Exiting { .. });

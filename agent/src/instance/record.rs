@@ -80,9 +80,7 @@ fn ended(state: State) -> State {
         State::Launching { .. }
         | State::Backoff { .. }
         | State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. }
-        | State::Clearing { then: End::Start | End::Sleep { .. } } => {
-            State::Clearing { then: End::Stopped(reason()) }
-        }
+        | State::Clearing { then: End::Start | End::Sleep { .. } } => State::Clearing { then: End::Stopped(reason()) },
         State::Booting { running, .. }
         | State::Ready { running, .. }
         | State::FallingAsleep { running, .. }
@@ -191,7 +189,7 @@ mod tests {
         let mut spec = spec(1, OnBootFailure::Fail);
         spec.secrets = [("TOKEN".to_owned(), "planted".to_owned())].into_iter().collect();
         let (life, _) = Life::new(spec);
-        Record { life: Life { state, ..life }, address: [10, 0, 0, 1].into(), boot_id: "boot".to_owned() }
+        Record { life: Life { state, ..life }, address: [10, 0, 0, 1].into(), port: 8080, boot_id: "boot".to_owned() }
     }
 
     fn ready() -> State {

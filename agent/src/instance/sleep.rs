@@ -196,7 +196,13 @@ impl Life {
     }
 
     /// It came back from disk, with its port as it was.
-    pub(super) fn restored(&mut self, state: State, running: Running, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+    pub(super) fn restored(
+        &mut self,
+        state: State,
+        running: Running,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) -> State {
         match state {
             State::Launching { then: Then::Proceed } => {
                 self.awake(now, now, effects);

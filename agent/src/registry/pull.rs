@@ -150,7 +150,7 @@ impl Pull<'_> {
     fn check(&self, manifest: &ImageManifest) -> Result<(), RegistryError> {
         let unfit = |reason: String| Err(RegistryError::Unfit { reference: self.reference(), reason });
         if let Some(other) = manifest.layers().iter().find(|layer| !layer.media_type().to_string().contains("tar")) {
-            return unfit(format!("its layers are no archives ({})", plain(&other.media_type().to_string())));
+            return unfit(format!("its layers are no archives ({})", plain(other.media_type().as_ref())));
         }
         let total = manifest.layers().iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size()));
         if total > LARGEST_IMAGE.0 {

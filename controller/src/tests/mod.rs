@@ -22,8 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::{AgentConfig, Config, Settings};
 use crate::serve::Controller;
 use crate::sim::SimAgent;
-use crate::vault::Vault;
 use crate::sleep::SleepDefaults;
+use crate::vault::Vault;
 
 mod access;
 mod crashes;

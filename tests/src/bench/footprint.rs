@@ -217,6 +217,7 @@ async fn image(client: &Client) -> anyhow::Result<Digest> {
         env: BTreeMap::new(),
         secrets: Secrets::default(),
         limits: BuildLimits::default(),
+        registries: Secrets::default(),
     };
     let _: BuildStatus = client.call(Method::PUT, "/v1/builds/tiny", Some(&request)).await?;
     let began = Instant::now();
