@@ -15,7 +15,7 @@ use crate::config::Config;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn siblings(config: &Config) -> Check {
-    let wanted = ["drowse-launcher", "drowse-init", "drowse-sites"];
+    let wanted = ["drowse-launcher", "drowse-init", "drowse-sites", "libdrowse_nsenter.so"];
     let missing: Vec<&str> = wanted.into_iter().filter(|name| !config.bin_dir.join(name).is_file()).collect();
     let folder = config.bin_dir.display();
     if missing.is_empty() {
