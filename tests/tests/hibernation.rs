@@ -1,6 +1,7 @@
 //! Apps go to disk with what they have in memory, and come back for who asks: real servers, through the router.
 
 use drowse_api::Problem;
+use drowse_api::deployment::AppType;
 use drowse_api::instance::InstanceState;
 use drowse_api::platform::AppView;
 use drowse_api::sleep::{Depth, SleepCommand};
@@ -92,8 +93,8 @@ async fn gunicorn_with_workers_and_express_go_to_disk_and_come_back() {
     }
     let world = World::with(options()).await;
     // Each page tells by which process it was made, and when that was started.
-    for (app, path) in [("flask", "/"), ("express", "/info")] {
-        world.deploy(app, &apps::example(app)).await;
+    for (app, app_type, path) in [("flask", AppType::Python, "/"), ("express", AppType::Npm, "/info")] {
+        world.deploy_folder(app, app_type, &apps::example(app)).await;
         let visitor = world.visitor();
         let mut pages = std::collections::BTreeSet::new();
         for _ in 0..40 {
