@@ -24,6 +24,7 @@ fn entry(kind: EntryType, name: &[u8], target: &str, contents: &[u8]) -> Vec<u8>
     let mut builder = Builder::new(Vec::new());
     let mut top = Header::new_gnu();
     top.set_entry_type(EntryType::Directory);
+    top.set_size(0);
     top.set_mode(0o755);
     builder.append_data(&mut top, TOP, io::empty()).unwrap();
     let mut header = Header::new_gnu();
@@ -92,6 +93,7 @@ fn no_link_is_followed_wherever_it_comes_from() {
     link.set_size(0);
     let mut top = Header::new_gnu();
     top.set_entry_type(EntryType::Directory);
+    top.set_size(0);
     top.set_mode(0o755);
     builder.append_data(&mut top, TOP, io::empty()).unwrap();
     builder.append_link(&mut link, "it/way", outside.path()).unwrap();

@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn processor_time_is_what_was_used_between_two_looks() {
         let row = row(Some(&usage(1_000_000, 500_000)), usage(3_000_000, 1_500_000));
-        assert_eq!(cells(&row), ["shop", "i1", "50.0 %", "1.0 MiB", "512 MiB", "-", "3 of 512", "node-1"]);
+        assert_eq!(cells(&row), ["shop", "i1", "50.0 %", "1 MiB", "512 MiB", "-", "3 of 512", "node-1"]);
         assert_eq!(super::row(None, usage(3, 3)).cpu.to_bits(), 0.0_f64.to_bits());
     }
 }
