@@ -176,7 +176,8 @@ fn a_folder_that_cannot_be_deployed_asks_the_controller_nothing() {
     let empty = fake.home().join("empty");
     fs::create_dir(&empty).expect("made");
     let done = fake.drowse(&["deploy"]).arg(&empty).assert().code(2);
-    assert!(text(&done.get_output().stderr).contains("looked for package.json"));
+    let told = text(&done.get_output().stderr);
+    assert!(told.contains("looked for ") && told.contains("package.json"), "{told}");
     let named = fake.home().join("api");
     fs::create_dir(&named).expect("made");
     fs::write(named.join("index.html"), "x").expect("written");
