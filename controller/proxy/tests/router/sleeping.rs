@@ -98,11 +98,17 @@ async fn a_paused_app_is_woken_by_whoever_asks_once_for_all_who_wait() {
     world.asked("/v1/instances/i0/demand").await;
     assert!(seen.lock().unwrap().is_empty(), "nothing is sent to who sleeps");
     world.wakes("i0");
+    let mut waited = 0;
     for answer in asked {
         let answer = answer.await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
-        assert_eq!(answer.header("x-drowse-state").as_deref(), Some("woken-paused"));
+        // On a busy machine one may come only when the app is awake already.
+        match answer.header("x-drowse-state").as_deref() {
+            Some("woken-paused") => waited += 1,
+            other => assert_eq!(other, None),
+        }
     }
+    assert!(waited > 0, "somebody waited for it");
     assert_eq!(world.count("demand"), 1, "{:?}", world.asked.lock().unwrap());
     assert!(world.count("GET /a") == 1, "{:?}", world.asked.lock().unwrap());
     assert_eq!(world.get("/").await.header("x-drowse-state"), None, "awake as ever");
