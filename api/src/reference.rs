@@ -8,6 +8,8 @@ use crate::Digest;
 
 /// The registry of names without one, by its address and by the name in references.
 const DEFAULT: (&str, &str) = ("registry-1.docker.io", "docker.io");
+/// The tag of references with neither tag nor digest.
+const LATEST: &str = "latest";
 /// The longest reference.
 const LONGEST: usize = 512;
 
@@ -66,7 +68,9 @@ impl ImageReference {
         }
         let is_official = registry == DEFAULT.1 && !path.contains('/');
         let repository = if is_official { format!("library/{path}") } else { path.to_owned() };
-        let (registry, tag) = (registry.to_ascii_lowercase(), tag.map(str::to_owned));
+        // Written out, so that a reference is the same however it was written.
+        let tag = tag.or_else(|| digest.is_none().then_some(LATEST)).map(str::to_owned);
+        let registry = registry.to_ascii_lowercase();
         Ok(Self { registry, repository, tag, digest })
     }
 
@@ -91,7 +95,7 @@ impl ImageReference {
     /// The tag; `latest` if there is neither tag nor digest.
     #[must_use]
     pub fn tag(&self) -> &str {
-        self.tag.as_deref().unwrap_or("latest")
+        self.tag.as_deref().unwrap_or(LATEST)
     }
 
     /// What it must hash to.
@@ -104,11 +108,7 @@ impl ImageReference {
 impl fmt::Display for ImageReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.registry, self.repository)?;
-        match (&self.tag, &self.digest) {
-            (Some(tag), _) => write!(f, ":{tag}")?,
-            (None, None) => f.write_str(":latest")?,
-            (None, Some(_)) => {}
-        }
+        self.tag.as_ref().map_or(Ok(()), |tag| write!(f, ":{tag}"))?;
         self.digest.as_ref().map_or(Ok(()), |digest| write!(f, "@{digest}"))
     }
 }
