@@ -197,7 +197,9 @@ async fn what_a_newer_version_wrote_is_refused_and_what_runs_goes_on() {
 
     let record = world.base().join("agent/instances").join(shop.id.as_str()).join("record");
     let good = fs::read_to_string(&record).expect("the record");
-    fs::write(&record, good.replacen(" v1 ", " v99 ", 1)).expect("written");
+    let (magic, rest) = good.split_once(" v").expect("a version");
+    let (_, rest) = rest.split_once(' ').expect("a checksum");
+    fs::write(&record, format!("{magic} v99 {rest}")).expect("written");
     is_clear(&world.agent_refuses(), &["record", "99", "newer"]);
     world.serves("shop", "/", "one ").await;
     fs::write(&record, &good).expect("written");
