@@ -104,6 +104,7 @@ async fn whatever_an_app_floods_it_is_contained_and_its_neighbour_serves_on() {
     assert!((100..=200).contains(&opened), "{opened} connections of at most 200");
     is_refused(&visitor, floods::FILES, "keep=1", "No space left on device").await;
     is_refused(&visitor, floods::DISK, "keep=1", "No space left on device").await;
+    is_refused(&visitor, floods::MEMORY_ON_CUE, "", "waits").await;
     is_refused(&visitor, floods::FORKS, "keep=1", "Resource temporarily unavailable").await;
     load.more(10).await;
     for told in ["too many connections", "as many files", "filled its disk", "as many processes"] {
@@ -113,7 +114,8 @@ async fn whatever_an_app_floods_it_is_contained_and_its_neighbour_serves_on() {
     assert_eq!(image.len(), 64 << 20);
 
     // Memory ends it, and with it all that it started.
-    floods::MEMORY.attack(&visitor, "flood", "").await.expect_err("killed before it answers");
+    let pid = main_process(&before).expect("it runs").pid;
+    std::fs::write(format!("/proc/{pid}/root/dev/shm/cue"), "").expect("the cue");
     is_told(&world, "memory").await;
     let again = world.ready_again(&before.id, main_process(&before)).await;
     assert_eq!(again.id, before.id);
