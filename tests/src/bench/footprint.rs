@@ -197,8 +197,10 @@ async fn image(client: &Client) -> anyhow::Result<Digest> {
     fs::create_dir_all(&bin)?;
     fs::copy(busybox, bin.join("busybox"))?;
     fs::set_permissions(bin.join("busybox"), PermissionsExt::from_mode(0o755))?;
+    let namespaces = ["pid", "mount", "network", "ipc", "uts"].map(|kind| serde_json::json!({ "type": kind }));
     let config = serde_json::json!({
         "ociVersion": "1.0.2",
+        "linux": {"namespaces": namespaces},
         "process": {
             "user": {"uid": 1000, "gid": 1000}, "env": ["PATH=/bin"], "cwd": "/",
             "args": ["/bin/busybox", "sh", "-c", "exec /bin/busybox httpd -f -p $PORT -h /"],
