@@ -155,7 +155,7 @@ async fn what_is_in_use_stays_awake_and_what_is_idle_falls_asleep_by_itself() {
 }
 
 /// Someone who asks with a number that nobody else has, by a method that no router repeats.
-async fn ask(visitor: Visitor, number: Arc<AtomicU64>, end: Arc<AtomicBool>) -> BTreeSet<u64> {
+async fn ask(visitor: Visitor, number: Arc<AtomicU64>, calm: Arc<AtomicBool>, end: Arc<AtomicBool>) -> BTreeSet<u64> {
     let mut answered = BTreeSet::new();
     while !end.load(Ordering::SeqCst) {
         let id = number.fetch_add(1, Ordering::SeqCst);
@@ -163,7 +163,10 @@ async fn ask(visitor: Visitor, number: Arc<AtomicU64>, end: Arc<AtomicBool>) -> 
         assert_eq!(answer.ok().expect("200"), id.to_string());
         answered.insert(id);
         // Pauses differ, so that now and then nobody asks.
-        tokio::time::sleep(Duration::from_millis(id * 37 % 200)).await;
+        tokio::time::sleep(Duration::from_millis(id * 37 % 100)).await;
+        while calm.load(Ordering::SeqCst) && !end.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
     answered
 }
@@ -174,14 +177,20 @@ async fn hundreds_of_sleeps_under_load_lose_no_request_and_repeat_none() {
     let mut world = World::with(options("")).await;
     world.deploy("shop", &App::probe("one")).await;
     let (number, end) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let calm = Arc::new(AtomicBool::new(false));
     let mut visitors = JoinSet::new();
     for _ in 0..3 {
-        visitors.spawn(ask(world.visitor(), Arc::clone(&number), Arc::clone(&end)));
+        visitors.spawn(ask(world.visitor(), Arc::clone(&number), Arc::clone(&calm), Arc::clone(&end)));
     }
-    let (mut paused, mut cold) = (0, 0);
+    let (mut paused, mut cold, mut attempt) = (0, 0, 0);
     while paused < 100 || cold < 4 {
+        // In every second attempt nobody begins to ask before it sleeps; the others race with requests.
+        attempt += 1;
+        calm.store(attempt % 2 == 0, Ordering::SeqCst);
         let depth = if paused >= 25 * (cold + 1) { Depth::Cold } else { Depth::Paused };
-        match sleep(&world, "shop", depth).await {
+        let slept = sleep(&world, "shop", depth).await;
+        calm.store(false, Ordering::SeqCst);
+        match slept {
             Ok(_) if depth == Depth::Cold => {
                 cold += 1;
                 // In between the agent dies: asleep, falling asleep or waking, as it comes.

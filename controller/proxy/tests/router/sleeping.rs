@@ -394,26 +394,31 @@ async fn one_address_cannot_have_everything_woken_and_starts_come_a_few_at_a_tim
 }
 
 /// An agent that puts instances to sleep as soon as they were let go of, and wakes them on demand.
-async fn act_as_agent(world: &World, sleeps: usize, end: &AtomicBool) -> usize {
+async fn act_as_agent(world: &World, sleeps: usize, calm: &AtomicBool, end: &AtomicBool) -> usize {
     let (mut ticket, mut slept, mut read) = (0, 0, 0);
-    // Most attempts are called off by a request, as they should be.
-    while slept < sleeps && ticket < 5000 {
+    while slept < sleeps && ticket < 2000 {
         ticket += 1;
+        // In every second attempt nobody begins to ask before it sleeps; the others race with requests,
+        // and most of them are called off, as they should be.
+        calm.store(ticket % 2 == 0, Ordering::SeqCst);
         world.closes("i0", ticket);
         loop {
             let asked: Vec<String> = world.asked.lock().unwrap()[read..].to_vec();
             read += asked.len();
             if asked.iter().any(|asked| asked.contains("demand")) {
+                calm.store(false, Ordering::SeqCst);
                 world.wakes("i0");
                 break;
             }
             if asked.iter().any(|asked| asked.contains(&format!("\"ticket\":{ticket}"))) {
                 world.sleeps("i0", if ticket % 3 == 0 { Depth::Cold } else { Depth::Paused });
                 slept += 1;
+                calm.store(false, Ordering::SeqCst);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+    calm.store(false, Ordering::SeqCst);
     end.store(true, Ordering::SeqCst);
     // Who waits now is served too.
     while !world.asked.lock().unwrap().is_empty() {
@@ -434,9 +439,11 @@ async fn hundreds_of_sleeps_and_wakes_under_load_lose_no_request_and_send_none_t
     .await;
     let world = World::new(&[instance]).await;
     let (end, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let calm = Arc::new(AtomicBool::new(false));
     let mut load = tokio::task::JoinSet::new();
     for visitor in 0..4_u64 {
         let (mut asker, end, sent) = (world.visitor().await, Arc::clone(&end), Arc::clone(&sent));
+        let calm = Arc::clone(&calm);
         load.spawn(async move {
             let mut number = visitor;
             while !end.load(Ordering::SeqCst) {
@@ -448,11 +455,14 @@ async fn hundreds_of_sleeps_and_wakes_under_load_lose_no_request_and_send_none_t
                 assert_eq!((answer.status, answer.text()), (200, number.to_string()), "{answer:?}");
                 sent.fetch_add(1, Ordering::SeqCst);
                 // Now and then nobody asks, so that there is a sleep to begin.
-                tokio::time::sleep(Duration::from_millis(number * 13 % 120)).await;
+                tokio::time::sleep(Duration::from_millis(number * 13 % 40)).await;
+                while calm.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
         });
     }
-    let slept = act_as_agent(&world, 60, &end).await;
+    let slept = act_as_agent(&world, 60, &calm, &end).await;
     while let Some(done) = load.join_next().await {
         done.unwrap();
     }
