@@ -162,7 +162,7 @@ impl Control {
         if known(&before) != known(&self.endpoints) || all.into_iter().any(has_moved) {
             self.publish();
         }
-        self.close_and_open();
+        self.close_and_open(&before);
         // Before anything is let go of: a router that starts from the file must not send requests to it.
         if let Err(error) = self.saved_endpoints.write(&self.endpoints) {
             tracing::warn!(%error, "new addresses could not be saved");
@@ -175,7 +175,7 @@ impl Control {
     }
 
     /// Brings the gates to what the agent says of each instance.
-    fn close_and_open(&mut self) {
+    fn close_and_open(&mut self, before: &EndpointsPicture) {
         let picture = self.shared.picture.load_full();
         self.letting_go.retain(|id, letting| self.endpoints.closing.get(id) == Some(&letting.ticket));
         for (id, instance) in &picture.instances {
@@ -191,6 +191,10 @@ impl Control {
             if !self.letting_go.get(id).is_some_and(same) {
                 self.letting_go.insert(id.clone(), LettingGo { follower, ticket, is_told: false });
                 if let Some(instance) = picture.instances.get(id) {
+                    // It was awake before this attempt, also where we were not told so in between: who waits goes in.
+                    if before.closing.get(id) != Some(&ticket) {
+                        open_gate(instance);
+                    }
                     instance.gate.begin_closing();
                 }
             }
@@ -304,7 +308,14 @@ fn set_gate(instance: &Instance, id: &InstanceId, endpoints: &EndpointsPicture) 
         if endpoints.follower.is_none() {
             instance.gate.shut();
         }
-    } else if instance.gate.wake() {
+    } else {
+        open_gate(instance);
+    }
+}
+
+/// It is awake: whoever waits goes in.
+fn open_gate(instance: &Instance) {
+    if instance.gate.wake() {
         instance.nap.is(None);
         instance.reached();
         instance.touch(Instant::now());
