@@ -64,24 +64,6 @@ while True:
 "#,
 };
 
-/// More memory than it has, once there is a file `/dev/shm/cue`: for an app that can start nothing more by then,
-/// not even a thread for another request.
-pub const MEMORY_ON_CUE: Adversary = Adversary {
-    name: "memory on cue",
-    code: r#"
-import threading
-def wait_and_eat():
-    import os, time
-    while not os.path.exists("/dev/shm/cue"):
-        time.sleep(.05)
-    held = []
-    while True:
-        held.append(bytearray(b"x") * (4 << 20))
-threading.Thread(target=wait_and_eat, daemon=True).start()
-result = "waits"
-"#,
-};
-
 /// A file system in memory.
 pub const TMPFS: Adversary = Adversary {
     name: "tmpfs",
