@@ -127,8 +127,10 @@ pub fn lock(config: &Config) -> Result<Lock, StartError> {
     if !rustix::process::geteuid().is_root() {
         return Err(StartError::NotRoot);
     }
-    for (folder, mode) in [(&config.data_dir, 0o700), (&config.run_dir, 0o755)] {
-        std::fs::DirBuilder::new().recursive(true).mode(mode).create(folder).map_err(io("make", folder))?;
+    let of_sandboxes = ["instances", "runs", "builds"].map(|name| (config.run_dir.join(name), 0o700));
+    let folders = [(config.data_dir.clone(), 0o700), (config.run_dir.clone(), 0o755)];
+    for (folder, mode) in folders.into_iter().chain(of_sandboxes) {
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(&folder).map_err(io("make", &folder))?;
     }
     // Also where somebody else made it: files of tenants in it have the modes that they chose.
     std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o700))
@@ -224,7 +226,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         launcher: Arc::clone(&launcher),
         cgroups: Arc::clone(&cgroups),
         network: network.clone(),
-        disks,
+        disks: disks.clone(),
         boot_id: boot_id.clone(),
         pool: Arc::clone(&pool),
         host_clocks: Arc::default(),
@@ -257,7 +259,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     let records = awake(&node, records).await;
     sweep::ownerless(&node, &records, found.ownerless).await;
     // After the sweep, which takes spare links for an earlier agent's.
-    let _filling = AbortOnDropHandle::new(tokio::spawn(ready::fill(pool, launcher, network)));
+    let _filling = AbortOnDropHandle::new(tokio::spawn(ready::fill(pool, launcher, network, disks)));
     let sites = records.iter().any(|record| record.life.spec.workload == Workload::Site);
     let count = records.len();
 

@@ -5,8 +5,9 @@
 //! before `main`. Signals are not forwarded: it could not send any (the app has another uid), and
 //! agents signal the app's processes by pidfd.
 //!
-//! Descriptors: 3 and 4 the log files, 5 the exits, 6 the listening socket. Argument: the limit in
-//! bytes of a log file.
+//! Descriptors: 3 and 4 the log files, 5 the exits, 6 the listening socket. Arguments: the limit in
+//! bytes of a log file; and, where a first app is on its way, its incarnation. The reading ends of its pipes
+//! are then 10 and 11.
 #![no_main]
 
 mod clients;
@@ -25,6 +26,7 @@ use pipes::Pipes;
 const LOGS: [i32; 2] = [3, 4];
 const EXITS: i32 = 5;
 const LISTENER: i32 = 6;
+const PIPES: [i32; 2] = [10, 11];
 
 /// How long part of a line may wait for its end before it is written as a line of its own.
 const PARTIAL_LINE_MILLIS: i32 = 1000;
@@ -50,15 +52,16 @@ static STATE: sys::Single<State> = sys::Single::new(State {
 #[unsafe(no_mangle)]
 extern "C" fn main(count: i32, arguments: *const *const libc::c_char) -> i32 {
     let limit = sys::argument(count, arguments, 1).and_then(sys::parse).unwrap_or(log::DEFAULT_LIMIT);
+    let first = sys::argument(count, arguments, 2).and_then(sys::parse);
     let state = STATE.take();
-    match state.run(limit) {
+    match state.run(limit, first) {
         Ok(()) => 0,
         Err(errno) => errno,
     }
 }
 
 impl State {
-    fn run(&mut self, limit: u64) -> Result<(), i32> {
+    fn run(&mut self, limit: u64, first: Option<u64>) -> Result<(), i32> {
         sys::set_name(c"drowse-init");
         sys::set_undumpable();
         let signals = sys::child_signals()?;
@@ -67,6 +70,10 @@ impl State {
         sys::watch(epoll, LISTENER)?;
         self.log.open(LOGS, limit);
         self.exits.open(EXITS);
+        if let Some(first) = first {
+            self.pipes.add(epoll, PIPES, &mut self.log)?;
+            self.incarnation = u32::try_from(first).unwrap_or(u32::MAX);
+        }
         // A child that ended before signals were watched sent one that nobody will read.
         self.exits.reap();
         loop {

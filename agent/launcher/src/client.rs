@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use drowse_rootfs::IdRange;
 use rustix::event::{PollFd, PollFlags};
 
+use crate::disk::Disk;
 use crate::failure::{Failure, Step};
 use crate::message::{ProcessRequest, SandboxRequest, Task, WindowSize};
 use crate::wire::{self, Answer, Done, Kind, Request, Streams};
@@ -125,6 +126,8 @@ pub struct AppFds {
     pub stdout: OwnedFd,
     /// Its standard error.
     pub stderr: OwnedFd,
+    /// The reading ends of the two, for init: it has them from its beginning, as those of incarnation 1.
+    pub read: [OwnedFd; 2],
 }
 
 /// A sandbox and its first process, on their way. The process does not execute its program before it is
@@ -220,13 +223,15 @@ impl Launcher {
     }
 
     /// Begins to build a sandbox with a first process in it, which is quicker than [`build`](Self::build)
-    /// and [`start`](Self::start) one after the other, and leaves the caller free meanwhile.
+    /// and [`start`](Self::start) one after the other, and leaves the caller free meanwhile. `disk` is the
+    /// overlay's, if it was opened and prepared ahead.
     ///
     /// # Errors
     /// The launcher could not be asked.
     pub fn launch(
         &self,
         ready: &Ready,
+        disk: Option<&Disk>,
         sandbox: &SandboxRequest,
         descriptors: SandboxFds,
         process: &ProcessRequest,
@@ -237,6 +242,7 @@ impl Launcher {
             sandbox: Box::new(sandbox.clone()),
             cgroups: descriptors.init_cgroups.len(),
             ready: true,
+            disk: disk.is_some(),
             maps: maps.iter().map(|(ids, _)| *ids).collect(),
             process: Box::new(process.clone()),
             app_cgroups: app.cgroups.len(),
@@ -246,9 +252,11 @@ impl Launcher {
         passed.extend(descriptors.log.iter().map(AsFd::as_fd));
         passed.extend([descriptors.exits.as_fd(), descriptors.socket.as_fd()]);
         passed.extend(ready.0.iter().map(AsFd::as_fd));
+        passed.extend(disk.map(AsFd::as_fd));
         passed.extend(maps.iter().map(|(_, namespace)| namespace.as_fd()));
         passed.extend(app.cgroups.iter().map(AsFd::as_fd));
         passed.extend([app.stdout.as_fd(), app.stderr.as_fd(), theirs.as_fd()]);
+        passed.extend(app.read.iter().map(AsFd::as_fd));
         Ok(Launching { launcher: self, answer: self.ask(&payload, &passed)?, gate })
     }
 

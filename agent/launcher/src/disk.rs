@@ -83,6 +83,14 @@ impl Disk {
                 other => other.or_fail(Step::Disk, name)?,
             }
         }
+        self.give_to(owner)
+    }
+
+    /// Makes the upper folder `owner`'s, and nothing else: for a disk that was prepared for nobody yet.
+    ///
+    /// # Errors
+    /// [`Step::Disk`] on the folder.
+    pub fn give_to(&self, owner: u32) -> Result<(), Failure> {
         std::os::unix::fs::chown(self.path().join(UPPER), Some(owner), Some(owner)).or_fail(Step::Disk, UPPER)
     }
 
@@ -105,6 +113,13 @@ impl Disk {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+impl From<OwnedFd> for Disk {
+    /// The descriptor of one that another process opened.
+    fn from(mount: OwnedFd) -> Self {
+        Self(mount)
     }
 }
 
@@ -131,6 +146,8 @@ fn lock(file: &File, image: &Path, patience: Duration) -> Result<(), Failure> {
 
 fn attach(file: &File) -> io::Result<(File, String)> {
     let control = File::options().read(true).write(true).open(CONTROL)?;
+    // Many of ours at once would be told of the same free device, and all but one try again.
+    rustix::fs::flock(&control, FlockOperation::LockExclusive)?;
     let mut tries = 0;
     loop {
         let path = format!("/dev/loop{}", sys::free_loop(&control)?);

@@ -53,6 +53,7 @@ pub fn messages() -> Vec<Vec<u8>> {
         sandbox: sandbox.clone(),
         cgroups: 3,
         ready: true,
+        disk: true,
         maps: vec![process.ids],
         process: process.clone(),
         app_cgroups: 3,

@@ -21,7 +21,7 @@ const MAX_PAYLOAD: u64 = 8 << 20;
 pub(crate) const MAX_ANSWER: usize = 64 << 10;
 
 const MAGIC: [u8; 4] = *b"DLCH";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// Bytes of a request's header.
 pub(crate) const HEADER_SIZE: usize = 8;
 
@@ -37,11 +37,13 @@ pub(crate) enum Request {
     /// Init's cgroups, two logs, the exits, the listening socket, the namespaces that were made ahead, and
     /// those that map the ranges.
     Build { sandbox: Box<SandboxRequest>, cgroups: usize, ready: bool, maps: Vec<IdRange> },
-    /// Those of `Build`, the app's cgroups, its stdout and stderr, and what it waits for before its exec.
+    /// Those of `Build`, with the disk that was made ahead (if one was) before those that map the ranges; the
+    /// app's cgroups, its stdout and stderr, what it waits for before its exec, and the other ends of the two.
     Launch {
         sandbox: Box<SandboxRequest>,
         cgroups: usize,
         ready: bool,
+        disk: bool,
         maps: Vec<IdRange>,
         process: Box<ProcessRequest>,
         app_cgroups: usize,

@@ -283,10 +283,10 @@ async fn clean(node: &Node, home: &Home) {
     }
     let folder = home.folder.clone();
     let removed = tokio::task::spawn_blocking(move || {
-        for name in ["upper", "work", "files", "manifests", "site", "images", "storage"] {
+        for name in ["upper", "work", "manifests", "site", "images", "storage"] {
             remove_folder(&folder.join(name))?;
         }
-        ["upper-of", "disk", "exits"].iter().try_for_each(|name| remove_file(&folder.join(name)))
+        ["upper-of", "disk"].iter().try_for_each(|name| remove_file(&folder.join(name)))
     });
     if let Ok(Err(error)) = removed.await {
         tracing::warn!("cannot remove the files of a build in {}: {error}", home.folder.display());

@@ -12,7 +12,7 @@ use drowse_api::instance::Limits;
 use drowse_api::{InstanceId, MemoryBytes, UserId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Cgroups, CommandGroup, Fake, Leaf, Place, Slice, detect};
+use super::{Cgroups, CommandGroup, Fake, Leaf, Made, Place, Slice, detect};
 
 /// What a process in a group does; the fake's are numbers, a kernel's are real.
 trait World {
@@ -89,8 +89,10 @@ fn what_is_not_there_is_told_apart(world: &dyn World, place: &Place) {
 
 fn limits_are_as_asked_and_change(world: &dyn World, place: &Place) {
     let cgroups = world.cgroups();
+    let mut expected = Made::New;
     for wanted in [limits(64, 40, 100), limits(64, 40, 100), limits(96, 30, 1), limits(80, 25, 10_000)] {
-        cgroups.create(place, &wanted).expect("create or update");
+        assert_eq!(cgroups.create(place, &wanted).expect("create or update"), expected);
+        expected = Made::Kept;
         assert_eq!(cgroups.limits(place).expect("limits"), wanted);
     }
     assert!(cgroups.list().expect("list").contains(place));
@@ -119,7 +121,7 @@ fn two_places_of_a_user_do_not_disturb_each_other(world: &dyn World, one: &Place
     assert!(places.contains(other) && !places.contains(one));
     cgroups.kill_all(other).expect("kill");
     assert!(there.was_killed());
-    cgroups.create(one, &limits(64, 25, 100)).expect("made again");
+    assert_eq!(cgroups.create(one, &limits(64, 25, 100)).expect("made again"), Made::New);
 }
 
 fn freezing_stops_the_app_and_not_init(world: &dyn World, place: &Place) {

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use drowse_api::instance::Limits;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Place, Usage, files};
+use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Made, Place, Usage, files};
 
 /// One change that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,11 +183,12 @@ impl Cgroups for Fake {
         Layout::Fake
     }
 
-    fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
+    fn create(&self, place: &Place, limits: &Limits) -> Result<Made, CgroupError> {
         let mut state = self.lock();
         state.calls.push(Call::Create(place.clone(), *limits));
+        let is_new = !state.groups.contains_key(place);
         state.groups.entry(place.clone()).or_insert_with(|| Group::new(*limits)).limits = *limits;
-        Ok(())
+        Ok(Made::new(is_new))
     }
 
     fn open_procs(&self, place: &Place, _leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {

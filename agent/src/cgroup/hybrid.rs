@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::controllers::{self, Version};
 use super::fresh::{self, Fresh};
-use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Place, Usage, files, strays, tree, unified};
+use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Made, Place, Usage, files, strays, tree, unified};
 
 /// Where the hierarchies of a hybrid host are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,11 +105,12 @@ impl Cgroups for Hybrid {
         Layout::Hybrid
     }
 
-    fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
+    fn create(&self, place: &Place, limits: &Limits) -> Result<Made, CgroupError> {
         let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all_new = true;
         for root in self.roots() {
             files::make(&root.join(place.slice().folder()))?;
-            files::make(&root.join(place.folder()))?;
+            all_new &= files::make_new(&root.join(place.folder()))?;
         }
         count_children_too(&self.memory.join(place.slice().folder()))?;
         let memory = self.memory.join(place.folder());
@@ -127,7 +128,8 @@ impl Cgroups for Hybrid {
             // Each group's own value counts when its pages are looked at: no page of it goes to swap.
             files::write_checked(&memory.join(leaf.folder()).join("memory.swappiness"), "0")?;
         }
-        files::write_checked(&memory.join("memory.swappiness"), "0")
+        files::write_checked(&memory.join("memory.swappiness"), "0")?;
+        Ok(Made::new(all_new))
     }
 
     fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {

@@ -119,6 +119,21 @@ pub enum CgroupError {
     },
 }
 
+/// Whether the groups of a place were there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Not one of them: nothing has ever run in them.
+    New,
+    /// Some of them.
+    Kept,
+}
+
+impl Made {
+    fn new(all: bool) -> Self {
+        if all { Self::New } else { Self::Kept }
+    }
+}
+
 /// What a place uses now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -143,7 +158,7 @@ pub trait Cgroups: Send + Sync {
     ///
     /// # Errors
     /// If a group cannot be made, or the kernel does not show the limits afterwards.
-    fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError>;
+    fn create(&self, place: &Place, limits: &Limits) -> Result<Made, CgroupError>;
 
     /// `cgroup.procs` (`tasks` in version 1) of one leaf in every hierarchy, open for writing: a process of
     /// one thread that writes `0` to each is in it, with all that it will start.

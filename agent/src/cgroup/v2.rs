@@ -10,7 +10,7 @@ use rustix::fs::inotify;
 
 use super::controllers::{self, Version};
 use super::fresh::{self, Fresh};
-use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Place, Usage, files, tree, unified};
+use super::{CgroupError, Cgroups, CommandGroup, Layout, Leaf, Made, Place, Usage, files, tree, unified};
 
 /// The tree of a version 2 host.
 #[derive(Debug)]
@@ -94,13 +94,13 @@ impl Cgroups for V2 {
         Layout::V2
     }
 
-    fn create(&self, place: &Place, limits: &Limits) -> Result<(), CgroupError> {
+    fn create(&self, place: &Place, limits: &Limits) -> Result<Made, CgroupError> {
         let _shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
         let slice = self.root.join(place.slice().folder());
         self.make_slice(&slice)?;
         enable(&slice, CONTROLLERS)?;
         let group = self.group(place);
-        files::make(&group)?;
+        let is_new = files::make_new(&group)?;
         controllers::set_memory(&group, Version::V2, limits.memory.0)?;
         controllers::set_pids(&group, Version::V2, limits.pids)?;
         controllers::set_cpu_weight(&group, Version::V2, limits.cpu_weight)?;
@@ -112,7 +112,8 @@ impl Cgroups for V2 {
                 self.fresh.made(place, leaf);
             }
         }
-        files::write_checked(&self.leaf(place, Leaf::App).join("memory.oom.group"), "1")
+        files::write_checked(&self.leaf(place, Leaf::App).join("memory.oom.group"), "1")?;
+        Ok(Made::new(is_new))
     }
 
     fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {

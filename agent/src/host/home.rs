@@ -15,9 +15,9 @@ pub struct Home {
     pub place: Place,
     /// Its link.
     pub owner: Owner,
-    /// Its files on disk: upper layer, log, exit records, record.
+    /// Its files on disk: upper layer, log, record.
     pub folder: PathBuf,
-    /// Its files under `run_dir`: init's socket.
+    /// Its files under `run_dir`, which end with the sandbox: init's socket, exit records, files shown inside.
     pub run: PathBuf,
 }
 
@@ -68,7 +68,7 @@ impl Home {
     /// What init records of exits.
     #[must_use]
     pub fn exits(&self) -> PathBuf {
-        self.folder.join("exits")
+        self.run.join("exits")
     }
 
     /// The image of the disk that holds what is written in it, where there is one.
@@ -86,7 +86,7 @@ impl Home {
     /// The files that are shown inside in place of the image's.
     #[must_use]
     pub fn shown(&self) -> PathBuf {
-        self.folder.join("files")
+        self.run.join("files")
     }
 }
 

@@ -4,14 +4,15 @@
 //! One that stands already is used as it is; see [`Sandboxes::raise`] and [`Sandboxes::run`].
 
 use drowse_api::instance::ProcessIdentity;
+use drowse_launcher::disk::Disk;
 use drowse_launcher::init::InitClient;
 use drowse_launcher::{AppFds, Clock, ProcessRequest, Ready};
 use fail::fail_point;
 
 use super::error::SandboxError;
 use super::ready::Member;
-use super::sandbox::{Kept, Plan, Sandboxes, inodes, lacks_time_namespaces, pipes};
-use crate::cgroup::Leaf;
+use super::sandbox::{Kept, Plan, Room, Sandboxes, inodes, lacks_time_namespaces, pipes};
+use crate::cgroup::{Leaf, Made};
 use crate::instance::state::App;
 use crate::network::SpareLink;
 
@@ -23,16 +24,17 @@ impl Sandboxes {
     /// Names the step that failed; what was made is left for the next try or for [`clear`](Self::clear), but
     /// nothing of the process.
     pub fn launch(&self, plan: &Plan) -> Result<App, SandboxError> {
+        let _start = self.pool.start();
         match self.make_room(plan)? {
-            Some(init) => {
+            Room::Standing(init) => {
                 self.attach(plan, init)?;
                 self.start(plan)
             }
-            None => self.make_all(plan),
+            Room::Empty { made, disk } => self.make_all(plan, made, disk),
         }
     }
 
-    fn make_all(&self, plan: &Plan) -> Result<App, SandboxError> {
+    fn make_all(&self, plan: &Plan, groups: Made, disk: Option<Disk>) -> Result<App, SandboxError> {
         let home = &plan.home;
         let process = plan.spec.process().clone().ok_or(SandboxError::NoProcess)?;
         let process = ProcessRequest { process, ids: plan.ids, seccomp: plan.profile };
@@ -41,37 +43,40 @@ impl Sandboxes {
             None => (self.launcher.prepare()?, None),
         };
         fail_point!("ready-taken");
-        // The groups may be those of an instance that was killed in its sleep.
-        if self.cgroups.is_frozen(&home.place)? {
-            self.cgroups.thaw(&home.place)?;
-        }
-        let kills_before = self.cgroups.oom_kills(&home.place)?;
+        let kills_before = match groups {
+            Made::New => 0,
+            Made::Kept => {
+                // They may be those of an instance that was killed in its sleep.
+                if self.cgroups.is_frozen(&home.place)? {
+                    self.cgroups.thaw(&home.place)?;
+                }
+                self.cgroups.oom_kills(&home.place)?
+            }
+        };
         let request = self.request(plan);
         let [(out_read, out), (err_read, err)] = pipes()?;
         let streams = inodes([&out, &err])?;
-        let app = AppFds { cgroups: self.cgroups.open_groups(&home.place, Leaf::App)?, stdout: out, stderr: err };
+        let cgroups = self.cgroups.open_groups(&home.place, Leaf::App)?;
+        let app = AppFds { cgroups, stdout: out, stderr: err, read: [out_read, err_read] };
         fail_point!("sandbox-build");
-        let (launched, made) = std::thread::scope(|scope| {
-            let launching = self.launcher.launch(&spaces, &request, self.descriptors(home)?, &process, app)?;
+        let (launched, linked) = std::thread::scope(|scope| {
+            let launching =
+                self.launcher.launch(&spaces, disk.as_ref(), &request, self.descriptors(home)?, &process, app)?;
             let linking = std::thread::Builder::new().name("link".to_owned());
             let linking = linking.spawn_scoped(scope, || self.link(plan, &spaces, spare));
-            // The end of the app's pipes must be init's before the app can write: it outlives this agent.
-            let attached = InitClient::connect(&home.socket()).and_then(|init| {
-                init.attach(1, out_read, err_read)?;
-                Ok(init)
-            });
             let linked = match linking.map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(linked)) => linked,
                 _ => Err(SandboxError::Broken),
             };
             fail_point!("sandbox-built");
-            let made = linked.and_then(|()| Ok(attached?));
-            if made.is_ok() {
+            if linked.is_ok() {
                 fail_point!("process-start");
                 launching.let_go();
             }
-            Ok::<_, SandboxError>((launching.finish(), made))
+            Ok::<_, SandboxError>((launching.finish(), linked))
         })?;
+        // The sandbox has it, or nobody.
+        drop(disk);
         let (sandbox, started) = match launched {
             // Done without, step by step.
             Err(error) if request.clock != Clock::Host && lacks_time_namespaces(&error) => {
@@ -86,9 +91,9 @@ impl Sandboxes {
         let boot_id = self.boot_id.clone();
         self.keep(home, &Kept { init, boot_id, image, incarnation: 1, kills_before, streams })?;
         fail_point!("process-started");
-        let client = made.inspect_err(|_| self.end_failed(plan))?;
+        linked.inspect_err(|_| self.end_failed(plan))?;
         let started = started.inspect_err(|_| self.end_failed(plan))?;
-        client.watch(started.pid_inside)?;
+        InitClient::connect(&home.socket())?.watch(started.pid_inside)?;
         let identity = ProcessIdentity { pid: started.pid, start_time: started.start_time };
         Ok(App { identity, pid_inside: started.pid_inside })
     }

@@ -29,7 +29,7 @@ use super::home::{Home, remove_file, remove_folder};
 use super::process;
 use super::readiness::readable;
 use super::ready::{Member, Pool};
-use crate::cgroup::{Cgroups, Leaf};
+use crate::cgroup::{Cgroups, Leaf, Made};
 use crate::disk::{DiskError, Disks};
 use crate::durable;
 use crate::instance::state::App;
@@ -82,6 +82,20 @@ pub(super) struct Kept {
     /// The inodes of the pipes that the present app was given as its output and errors.
     #[serde(default)]
     pub(super) streams: [u64; 2],
+}
+
+/// What is there when a sandbox is to be.
+#[derive(Debug)]
+pub(super) enum Room {
+    /// It stands, with this init.
+    Standing(ProcessIdentity),
+    /// Nothing of it.
+    Empty {
+        /// Whether its groups were there.
+        made: Made,
+        /// Its disk, if it got one that was made ahead.
+        disk: Option<Disk>,
+    },
 }
 
 /// What was written in a sandbox: a folder, for as long as this is held.
@@ -149,8 +163,8 @@ impl Sandboxes {
         let (this, plan) = (self.clone(), plan.clone());
         blocking(move || {
             let init = match this.make_room(&plan)? {
-                Some(init) => init,
-                None => {
+                Room::Standing(init) => init,
+                Room::Empty { .. } => {
                     let clock = clock::going_on_from(clocks);
                     this.build_by(&plan, None, SandboxRequest { clock, ..this.request(&plan) })?
                 }
@@ -160,30 +174,29 @@ impl Sandboxes {
         .await
     }
 
-    /// Sees to groups and folders. The init of the sandbox, if it stands as it is to be; else nothing of
-    /// it is left.
-    pub(super) fn make_room(&self, plan: &Plan) -> Result<Option<ProcessIdentity>, SandboxError> {
+    /// Sees to groups and folders, and says what is there.
+    pub(super) fn make_room(&self, plan: &Plan) -> Result<Room, SandboxError> {
         let home = &plan.home;
-        self.cgroups.create(&home.place, &plan.limits)?;
+        let made = self.cgroups.create(&home.place, &plan.limits)?;
         let kept = self.kept(home);
         if let Some(kept) = &kept
             && kept.image == plan.image
             && process::is_alive(kept.init)
             && InitClient::connect(&home.socket()).and_then(|init| init.state()).is_ok()
         {
-            return Ok(Some(kept.init));
+            return Ok(Room::Standing(kept.init));
         }
         // A new place has nothing in it, and stays one that processes can be born in.
-        if kept.is_some() || self.is_populated(home)? {
+        if kept.is_some() || (made == Made::Kept && self.is_populated(home)?) {
             self.empty(home)?;
         }
-        self.prepare_folders(plan)?;
-        Ok(None)
+        Ok(Room::Empty { made, disk: self.prepare_folders(plan)? })
     }
 
     fn make(&self, plan: &Plan) -> Result<(), SandboxError> {
         let home = &plan.home;
-        if let Some(init) = self.make_room(plan)? {
+        let _start = self.pool.start();
+        if let Room::Standing(init) = self.make_room(plan)? {
             return self.attach(plan, init);
         }
         let Some(Member { spaces, link }) = self.pool.take() else {
@@ -291,7 +304,7 @@ impl Sandboxes {
 
     /// Where the sandbox writes: a disk of its own, or folders of the host where it began with these or
     /// the host makes no disks.
-    fn prepare_folders(&self, plan: &Plan) -> Result<(), SandboxError> {
+    fn prepare_folders(&self, plan: &Plan) -> Result<Option<Disk>, SandboxError> {
         let home = &plan.home;
         let upper = home.folder.join("upper");
         let marker = home.folder.join("upper-of");
@@ -308,8 +321,12 @@ impl Sandboxes {
         std::fs::create_dir_all(&home.run).map_err(io("make", &home.run))?;
         let mark = || std::fs::write(&marker, plan.image.as_str()).map_err(io("write", &marker));
         if is_disk {
-            self.disks.make(&home.disk(), &plan.limits)?;
-            return mark();
+            let spare = if home.disk().exists() { None } else { self.disks.take_spare(&plan.limits, &home.disk()) };
+            if spare.is_none() {
+                self.disks.make(&home.disk(), &plan.limits)?;
+            }
+            mark()?;
+            return Ok(spare);
         }
         let work = home.folder.join("work");
         remove_folder(&work).map_err(io("remove", &work))?;
@@ -318,7 +335,8 @@ impl Sandboxes {
         }
         let root = plan.ids.to_host(0);
         std::os::unix::fs::chown(&upper, root, root).map_err(io("change the owner of", &upper))?;
-        mark()
+        mark()?;
+        Ok(None)
     }
 
     /// What was written in a sandbox that stands no more.

@@ -23,7 +23,7 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use changes::{Change, Changes};
@@ -151,6 +151,9 @@ pub struct Network {
     mtu: Arc<AtomicU32>,
     /// Counts spare links.
     spares: Arc<AtomicU32>,
+    /// Held while a link is made or changed. The kernel has one lock for that, whose waiters spin where they
+    /// write a link's settings.
+    changing: Arc<Mutex<()>>,
     // A std lock, held for a look.
     refused: Arc<Mutex<Refused>>,
 }
@@ -189,7 +192,17 @@ impl Network {
     #[must_use]
     pub fn new(config: NetworkConfig) -> Self {
         let mtu = Arc::new(AtomicU32::new(link::DEFAULT_MTU));
-        Self { config: Arc::new(config), mtu, spares: Arc::default(), refused: Arc::default() }
+        Self {
+            config: Arc::new(config),
+            mtu,
+            spares: Arc::default(),
+            changing: Arc::default(),
+            refused: Arc::default(),
+        }
+    }
+
+    fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the table, forwarding and the range's own route in place. Idempotent; links that are
@@ -221,6 +234,7 @@ impl Network {
     /// # Errors
     /// If the kernel refuses a step; a link that was made here is then removed again.
     pub fn attach(&self, netns: BorrowedFd<'_>, owner: &Owner, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let _changing = self.one_at_a_time();
         let changes = Changes::open()?;
         let plan = self.plan(owner);
         if let Some(there) = plan.find(&changes)? {
@@ -248,6 +262,7 @@ impl Network {
     pub fn make_spare(&self, netns: BorrowedFd<'_>) -> Result<SpareLink, NetworkError> {
         let number = self.spares.fetch_add(1, Ordering::Relaxed);
         let owner = Owner(format!("{SPARE}{}-{number}", std::process::id()));
+        let _changing = self.one_at_a_time();
         let (changes, plan) = (Changes::open()?, self.plan(&owner));
         let outer = plan.make(&changes, netns, self.mtu.load(Ordering::Relaxed))?;
         match plan.prepare(&changes, &outer, netns) {
@@ -265,6 +280,7 @@ impl Network {
     /// # Errors
     /// If the kernel refuses a step; the link is then removed.
     pub fn give_spare(&self, spare: SpareLink, owner: &Owner, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let _changing = self.one_at_a_time();
         let (changes, plan, SpareLink(spare)) = (Changes::open()?, self.plan(owner), spare);
         let done = plan.find(&changes).and_then(|there| {
             there.map_or(Ok(()), |there| changes.undo(Change::no_link(&there)))?;

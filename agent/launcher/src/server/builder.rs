@@ -7,7 +7,6 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{idmap, process, ready, sandbox, send_answer};
 use crate::failure::{Failure, Step};
-use crate::message::Task;
 use crate::sys;
 use crate::wire::{self, Answer, Done, Request, Streams};
 
@@ -35,14 +34,12 @@ fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Res
         Request::Prepare => ready::prepare(),
         Request::Map { ids } => idmap::make(ids).map(|namespace| (Done::default(), vec![namespace])),
         Request::Build { sandbox, cgroups, ready, maps } => {
-            let given = descriptors.of_sandbox(cgroups, ready, maps)?;
-            sandbox::build(&sandbox, given, init).map(|(done, pidfd)| (done, vec![pidfd]))
+            let given = descriptors.of_sandbox(cgroups, ready, false, maps)?;
+            sandbox::build(&sandbox, given, None, init).map(|built| (built.done, vec![built.init]))
         }
-        Request::Launch { sandbox, cgroups, ready, maps, process, app_cgroups } => {
-            let given = descriptors.of_sandbox(cgroups, ready, maps)?;
-            let (mut done, init) = sandbox::build(&sandbox, given, init)?;
-            let given = process::Given {
-                init: init.try_clone().map_err(|error| Failure::os(Step::Descriptors, "the new process", error))?,
+        Request::Launch { sandbox, cgroups, ready, disk, maps, process, app_cgroups } => {
+            let mut given = descriptors.of_sandbox(cgroups, ready, disk, maps)?;
+            let its = process::Given {
                 cgroups: descriptors.several(app_cgroups)?,
                 streams: process::Streams::Passed {
                     stdin: None,
@@ -51,17 +48,20 @@ fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Res
                 },
                 gate: Some(descriptors.one()?),
             };
-            let mut made = vec![init];
-            let app = process::start(&process, &Task::Execute, given).map(|(app, its)| {
-                made.extend(its);
-                app
+            given.pipes = Some([descriptors.one()?, descriptors.one()?]);
+            let mut built = sandbox::build(&sandbox, given, Some((&process, its)), init)?;
+            let mut made = vec![built.init];
+            built.done.app = built.first.map(|first| {
+                Box::new(first.map(|(app, its)| {
+                    made.extend(its);
+                    app
+                }))
             });
-            done.app = Some(Box::new(app));
-            Ok((done, made))
+            Ok((built.done, made))
         }
         Request::Start { process, cgroups, streams, task } => {
+            let init = descriptors.one()?;
             let given = process::Given {
-                init: descriptors.one()?,
                 cgroups: descriptors.several(cgroups)?,
                 streams: match streams {
                     Streams::Passed { stdin } => process::Streams::Passed {
@@ -73,7 +73,7 @@ fn carry_out(payload: OwnedFd, descriptors: Vec<OwnedFd>, init: &OwnedFd) -> Res
                 },
                 gate: None,
             };
-            process::start(&process, &task, given)
+            process::start(&process, &task, &init, given)
         }
     }
 }
@@ -86,13 +86,21 @@ impl Descriptors {
         self.0.next().ok_or_else(|| Failure::refused(Step::Request, "descriptors", "some are missing"))
     }
 
-    fn of_sandbox(&mut self, cgroups: usize, ready: bool, maps: Vec<IdRange>) -> Result<sandbox::Given, Failure> {
+    fn of_sandbox(
+        &mut self,
+        cgroups: usize,
+        ready: bool,
+        disk: bool,
+        maps: Vec<IdRange>,
+    ) -> Result<sandbox::Given, Failure> {
         Ok(sandbox::Given {
             cgroups: self.several(cgroups)?,
             log: [self.one()?, self.one()?],
             exits: self.one()?,
             socket: self.one()?,
             ready: self.several(if ready { ready::SPACES.len() } else { 0 })?,
+            disk: if disk { Some(self.one()?) } else { None },
+            pipes: None,
             maps: maps.into_iter().map(|ids| Ok((ids, self.one()?))).collect::<Result<_, Failure>>()?,
         })
     }

@@ -16,6 +16,7 @@ use rustix::process::{Signal, fchdir, pivot_root, set_parent_process_death_signa
 use super::capabilities::Sets;
 use super::channel::Channel;
 use super::mounts::{self, attach};
+use super::process::Lines;
 use super::root::{Root, Shape, shape_of};
 use super::sandbox::Blueprint;
 use super::{devices, groups, mask, overlay};
@@ -33,6 +34,9 @@ const REPORT: i32 = 8;
 /// The user namespace of a sandbox with root inside: init is not in it, and holds it open for all
 /// that are started later, by whichever launcher.
 pub(super) const OWN_IDS: i32 = 9;
+/// The reading ends of the first app's pipes, which are its first incarnation's.
+const PIPES: [i32; 2] = [10, 11];
+const FIRST: u64 = 1;
 
 /// Parameters of every sandbox. Apps have no capability, so any may have port 80; CRIU cannot dump
 /// sockets of MPTCP, which Go listens with by default (a kernel may be built without it).
@@ -46,7 +50,11 @@ struct Source {
 }
 
 /// Everything between the clone and init.
-pub(super) fn become_init(blueprint: &Blueprint<'_>, channel: &Channel) -> Result<Infallible, Failure> {
+pub(super) fn become_init(
+    blueprint: &mut Blueprint<'_>,
+    lines: Option<Lines>,
+    channel: &Channel,
+) -> Result<Infallible, Failure> {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     groups::enter(&blueprint.given.cgroups)?;
     rustix::process::setsid().or_fail(Step::Session, "init")?;
@@ -64,6 +72,10 @@ pub(super) fn become_init(blueprint: &Blueprint<'_>, channel: &Channel) -> Resul
     }
     let null = devices::own_null(root.folder())?;
     change_root(&root)?;
+    // Both go on at once from here: this one to its program, the other until it is let go.
+    if let Some((first, lines)) = blueprint.first.as_mut().zip(lines) {
+        first.make(&lines)?;
+    }
     give_up_privileges(blueprint)?;
     execute_init(blueprint, &null, channel)
 }
@@ -266,12 +278,16 @@ fn execute_init(blueprint: &Blueprint<'_>, null: &OwnedFd, channel: &Channel) ->
         (channel.descriptor(), REPORT, true),
     ];
     wanted.extend(blueprint.own_ids.as_ref().map(|ids| (ids, OWN_IDS, false)));
+    let mut arguments = vec![c"drowse-init".to_owned(), number(blueprint.request.log_limit)];
+    if let Some(pipes) = &given.pipes {
+        wanted.extend(pipes.iter().zip(PIPES).map(|(pipe, at)| (pipe, at, false)));
+        arguments.push(number(FIRST));
+    }
     arrange(&wanted)?;
-    let arguments = [c"drowse-init".to_owned(), number(blueprint.request.log_limit)];
     // Children do not inherit it, an exec would keep it: the builder is about to end.
     let _ = set_parent_process_death_signal(None);
     sys::reset_signals();
-    let executed = sys::execute_open(sys::placed(PROGRAM), &Strings::new(arguments.into()), &Strings::new(vec![]));
+    let executed = sys::execute_open(sys::placed(PROGRAM), &Strings::new(arguments), &Strings::new(vec![]));
     let Err(error) = executed;
     let failure = Failure::os(Step::Exec, "init", error);
     // The channel has moved.

@@ -14,13 +14,19 @@ use crate::sys::{MountChange, change_mount};
 /// Applies both lists of a configuration. What does not exist needs nothing.
 pub(super) fn hide(root: &Root, plan: &spec::Plan) -> Result<(), Failure> {
     let null = devices::host_null()?;
+    // One empty file system hides all folders.
+    let mut empty = None;
     for path in plan.masked.iter().filter(|path| rule_of(path).in_force()) {
         let Some((target, shape)) = root.find(path)? else { continue };
-        let mask = match shape {
-            Shape::Folder => mounts::new_mount("tmpfs", &["size=4k", "nr_inodes=2"], mounts::read_only())?,
-            Shape::File => mounts::copy_of(&null, false).or_fail(Step::Mask, path)?,
+        let mask = match (shape, &empty) {
+            (Shape::Folder, Some(empty)) => mounts::copy_of(empty, false).or_fail(Step::Mask, path)?,
+            (Shape::Folder, None) => mounts::new_mount("tmpfs", &["size=4k", "nr_inodes=2"], mounts::read_only())?,
+            (Shape::File, _) => mounts::copy_of(&null, false).or_fail(Step::Mask, path)?,
         };
-        attach(mask, target).or_fail(Step::Mask, path)?;
+        attach(&mask, target).or_fail(Step::Mask, path)?;
+        if shape == Shape::Folder {
+            empty.get_or_insert(mask);
+        }
     }
     for path in plan.read_only.iter().filter(|_| Rule::ProcReadOnly.in_force()) {
         make_read_only(root, path)?;

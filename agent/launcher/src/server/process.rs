@@ -1,5 +1,5 @@
-//! Starts a process in a sandbox, seen from outside. It is forked twice inside, so that its parent
-//! is gone and the sandbox's init adopts it.
+//! Starts a process in a sandbox, seen from outside: the first one is made by init itself, on its way to
+//! its program. Later ones are forked twice inside, so that their parent is gone and init adopts them.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
@@ -22,7 +22,6 @@ use crate::wire::Done;
 
 /// The descriptors that came with the request.
 pub(super) struct Given {
-    pub(super) init: OwnedFd,
     pub(super) cgroups: Vec<OwnedFd>,
     pub(super) streams: Streams,
     /// Says when it may execute, if that is not at once.
@@ -50,18 +49,67 @@ impl Streams {
     }
 }
 
-/// Starts it; when this returns it is at its task. With its pidfd comes the controlling end of its
-/// terminal, if it has one.
-pub(super) fn start(request: &ProcessRequest, task: &Task, mut given: Given) -> Result<(Done, Vec<OwnedFd>), Failure> {
-    let prepared = Prepared::new(request, task, &given.streams, idmap::held_by(&given.init)?)?;
-    // Only children are affected, so /proc goes on to mean the host's.
-    sys::enter(&given.init, libc::CLONE_NEWPID).or_fail(Step::EnterNamespace, "pid")?;
-    match attempt(&prepared, &mut given) {
-        Err(failure) if failure == at_birth() && groups::attach_instead(&mut given.cgroups).unwrap_or(false) => {
-            attempt(&prepared, &mut given)
+/// What was made: what is told of it, its pidfd, and the controlling end of its terminal if it has one.
+pub(super) type Made = (Done, Vec<OwnedFd>);
+
+/// One side's ends of what a builder and the makers of a process talk over.
+#[derive(Debug)]
+pub(super) struct Lines {
+    /// With the new process.
+    words: Channel,
+    /// With whoever makes it: its pid inside, and its pidfd.
+    birth: Channel,
+}
+
+impl Lines {
+    /// The builder's side, and the other.
+    pub(super) fn pair() -> Result<(Self, Self), Failure> {
+        let ((words, word_ends), (birth, birth_end)) = (Channel::pair()?, Channel::pair()?);
+        Ok((Self { words, birth }, Self { words: word_ends, birth: birth_end }))
+    }
+}
+
+/// The first process of a sandbox, before there is one.
+pub(super) struct First<'a> {
+    pub(super) prepared: Prepared<'a>,
+    pub(super) given: Given,
+}
+
+impl First<'_> {
+    /// Makes it, as a child of the caller: an init that has not executed its program.
+    pub(super) fn make(&mut self, lines: &Lines) -> Result<(), Failure> {
+        make(&self.prepared, &mut self.given, lines)
+    }
+
+    /// Sees it to its program, in the builder. When this returns it is there.
+    pub(super) fn see_off(mut self, lines: &Lines, init: &OwnedFd) -> Result<Made, Failure> {
+        match see_off(&self.prepared, self.given.gate.as_ref(), lines) {
+            Err(failure) if failure == at_birth() && attaches_instead(&mut self.given) => {
+                enter_pids(init)?;
+                attempt(&self.prepared, &mut self.given, init)
+            }
+            other => other,
         }
+    }
+}
+
+/// Starts one in a sandbox that stands; when this returns it is at its task.
+pub(super) fn start(request: &ProcessRequest, task: &Task, init: &OwnedFd, mut given: Given) -> Result<Made, Failure> {
+    let prepared = Prepared::new(request, task, &given.streams, idmap::held_by(init)?)?;
+    enter_pids(init)?;
+    match attempt(&prepared, &mut given, init) {
+        Err(failure) if failure == at_birth() && attaches_instead(&mut given) => attempt(&prepared, &mut given, init),
         other => other,
     }
+}
+
+/// Only children are affected, so /proc goes on to mean the host's.
+fn enter_pids(init: &OwnedFd) -> Result<(), Failure> {
+    sys::enter(init, libc::CLONE_NEWPID).or_fail(Step::EnterNamespace, "pid")
+}
+
+fn attaches_instead(given: &mut Given) -> bool {
+    groups::attach_instead(&mut given.cgroups).unwrap_or(false)
 }
 
 /// Of a process that was gone before it said a word.
@@ -69,37 +117,41 @@ fn at_birth() -> Failure {
     Failure::refused(Step::Builder, "the new process", "it ended before it could execute")
 }
 
-fn attempt(prepared: &Prepared<'_>, given: &mut Given) -> Result<(Done, Vec<OwnedFd>), Failure> {
-    let (ours, theirs) = Channel::pair()?;
-    let (relay, relayed) = Channel::pair()?;
+fn attempt(prepared: &Prepared<'_>, given: &mut Given, init: &OwnedFd) -> Result<Made, Failure> {
+    let (ours, theirs) = Lines::pair()?;
     match sys::clone_process(0).or_fail(Step::Clone, "the way into the sandbox")? {
         Cloned::Child => {
-            drop((ours, relay));
-            let code = match go_between(prepared, given, &theirs, &relayed) {
+            drop(ours);
+            let code = match go_between(prepared, given, init, &theirs) {
                 Ok(()) => 0,
                 Err(failure) => {
-                    theirs.say(&Word::Failed(failure));
+                    theirs.words.say(&Word::Failed(failure));
                     1
                 }
             };
             sys::exit_now(code)
         }
         Cloned::Parent(between, _pidfd) => {
-            drop((theirs, relayed));
+            drop(theirs);
             let status = waitpid(Pid::from_raw(between), None).or_fail(Step::Clone, "the way into the sandbox")?;
             if !matches!(status, WaitStatus::Exited(_, 0)) {
-                return Err(heard_failure(&ours));
+                return Err(heard_failure(&ours.words));
             }
-            let (pid_inside, pidfd) = relay.take().or_fail(Step::Report, "the new process")?;
-            let pidfd = pidfd.ok_or_else(|| Failure::refused(Step::Report, "the new process", "it has no pidfd"))?;
-            let started = oversee(prepared, given.gate.as_ref(), pid_inside, &pidfd, &ours);
-            if started.is_err() {
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            }
-            let (done, terminal) = started?;
-            Ok((done, std::iter::once(pidfd).chain(terminal).collect()))
+            see_off(prepared, given.gate.as_ref(), &ours)
         }
     }
+}
+
+/// Learns who was made, and sees it to its task.
+fn see_off(prepared: &Prepared<'_>, gate: Option<&OwnedFd>, lines: &Lines) -> Result<Made, Failure> {
+    let (pid_inside, pidfd) = lines.birth.take().or_fail(Step::Report, "the new process")?;
+    let pidfd = pidfd.ok_or_else(|| Failure::refused(Step::Report, "the new process", "it has no pidfd"))?;
+    let started = oversee(prepared, gate, pid_inside, &pidfd, &lines.words);
+    if started.is_err() {
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    }
+    let (done, terminal) = started?;
+    Ok((done, std::iter::once(pidfd).chain(terminal).collect()))
 }
 
 /// Why the one in between could not do its work.
@@ -110,8 +162,8 @@ fn heard_failure(channel: &Channel) -> Failure {
     }
 }
 
-/// Enters what is left to enter, and forks the process proper.
-fn go_between(prepared: &Prepared<'_>, given: &mut Given, channel: &Channel, relay: &Channel) -> Result<(), Failure> {
+/// Enters what is left to enter, and makes the process proper.
+fn go_between(prepared: &Prepared<'_>, given: &mut Given, init: &OwnedFd, lines: &Lines) -> Result<(), Failure> {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let spaces = [
         (libc::CLONE_NEWTIME, "time"),
@@ -121,15 +173,20 @@ fn go_between(prepared: &Prepared<'_>, given: &mut Given, channel: &Channel, rel
         (libc::CLONE_NEWNS, "mount"),
     ];
     let all = spaces.iter().fold(0, |all, (flag, _)| all | flag);
-    sys::enter(&given.init, all).or_fail(Step::EnterNamespace, spaces.map(|(_, name)| name).join(", "))?;
+    sys::enter(init, all).or_fail(Step::EnterNamespace, spaces.map(|(_, name)| name).join(", "))?;
+    make(prepared, given, lines)
+}
+
+/// Clones the caller, which is in all the namespaces that the process is to be in.
+fn make(prepared: &Prepared<'_>, given: &mut Given, lines: &Lines) -> Result<(), Failure> {
     match groups::clone(0, &mut given.cgroups).or_fail(Step::Clone, "the new process")? {
         Cloned::Child => {
-            let Err(failure) = app::become_app(prepared, given, channel);
-            channel.say(&Word::Failed(failure));
+            let Err(failure) = app::become_app(prepared, given, &lines.words);
+            lines.words.say(&Word::Failed(failure));
             sys::exit_now(1)
         }
         Cloned::Parent(pid_inside, pidfd) => {
-            relay.pass(pid_inside, Some(&pidfd)).or_fail(Step::Report, "the new process")
+            lines.birth.pass(pid_inside, Some(&pidfd)).or_fail(Step::Report, "the new process")
         }
     }
 }

@@ -9,12 +9,14 @@ use drowse_rootfs::IdRange;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use super::app::Prepared;
 use super::channel::{CHILD_LIMIT, Channel, Heard, Word, is_readable};
 use super::idmap::IdMaps;
+use super::process::{self, First, Lines};
 use super::{groups, idmap, inside, ready, spec};
 use crate::disk::Disk;
 use crate::failure::{Failure, OrFail, Step};
-use crate::message::{Clock, ClockOffset, SandboxRequest};
+use crate::message::{Clock, ClockOffset, ProcessRequest, SandboxRequest, Task};
 use crate::process::start_time;
 use crate::rules::Rule;
 use crate::sys::{self, Cloned};
@@ -31,6 +33,10 @@ pub(super) struct Given {
     pub(super) socket: OwnedFd,
     /// The namespaces that were made ahead, if any were.
     pub(super) ready: Vec<OwnedFd>,
+    /// The disk that was made ahead, if one was.
+    pub(super) disk: Option<OwnedFd>,
+    /// The reading ends of the first process's pipes, if there is to be one.
+    pub(super) pipes: Option<[OwnedFd; 2]>,
     /// The namespaces that map ranges, of those that were made before.
     pub(super) maps: Vec<(IdRange, OwnedFd)>,
 }
@@ -49,10 +55,25 @@ pub(super) struct Blueprint<'a> {
     pub(super) given: Given,
     pub(super) init: &'a OwnedFd,
     pub(super) filter: Vec<libc::sock_filter>,
+    /// What init starts on its way.
+    pub(super) first: Option<First<'a>>,
 }
 
-/// Builds it, and runs init in it.
-pub(super) fn build(request: &SandboxRequest, mut given: Given, init: &OwnedFd) -> Result<(Done, OwnedFd), Failure> {
+/// A sandbox with init in it.
+pub(super) struct Built {
+    pub(super) done: Done,
+    pub(super) init: OwnedFd,
+    /// What became of its first process, if one was asked for.
+    pub(super) first: Option<Result<process::Made, Failure>>,
+}
+
+/// Builds it, runs init in it, and the first process if there is one.
+pub(super) fn build(
+    request: &SandboxRequest,
+    mut given: Given,
+    first: Option<(&ProcessRequest, process::Given)>,
+    init: &OwnedFd,
+) -> Result<Built, Failure> {
     let plan = spec::plan(&request.spec)?;
     let mut maps = IdMaps::of(std::mem::take(&mut given.maps));
     maps.add(request.overlay.ids)?;
@@ -60,11 +81,12 @@ pub(super) fn build(request: &SandboxRequest, mut given: Given, init: &OwnedFd) 
         maps.add(ids)?;
     }
     let own_ids = request.root_inside.then(|| idmap::of_processes(request.overlay.ids)).transpose()?;
-    let disk = open_disk(request)?;
+    let (disk, reserves) = open_disk(request, given.disk.take())?;
     let disks = request.binds.iter().filter(|bind| bind.is_disk);
     let bound = disks.map(|bind| Disk::open(&bind.source)).collect::<Result<_, _>>()?;
     let filter = crate::seccomp::default_filter();
-    let mut blueprint = Blueprint { request, plan, maps, own_ids, disk, bound, given, init, filter };
+    let first = first.map(|(process, given)| first_of(process, given, own_ids.as_ref())).transpose()?;
+    let mut blueprint = Blueprint { request, plan, maps, own_ids, disk, bound, given, init, filter, first };
     if let Clock::Own { monotonic, boottime } = request.clock
         && Rule::NamespaceTime.in_force()
     {
@@ -77,14 +99,32 @@ pub(super) fn build(request: &SandboxRequest, mut given: Given, init: &OwnedFd) 
     } else {
         ready::enter(&blueprint.given.ready)?;
     }
-    match run_init(&mut blueprint, spaces) {
+    let run = match run_init(&mut blueprint, spaces) {
         Err(Ended::AtBirth(failure)) => {
             let would_be_born =
                 groups::attach_instead(&mut blueprint.given.cgroups).or_fail(Step::AttachCgroup, "init")?;
             if would_be_born { run_init(&mut blueprint, spaces).map_err(Ended::failure) } else { Err(failure) }
         }
         other => other.map_err(Ended::failure),
+    };
+    let (mut done, init, lines) = run?;
+    if reserves {
+        let reserved = blueprint.disk.as_ref().map_or(Ok(()), Disk::reserve);
+        done.shortfalls.extend(reserved.err());
     }
+    let first = blueprint.first.zip(lines).map(|(first, lines)| first.see_off(&lines, &init));
+    Ok(Built { done, init, first })
+}
+
+/// A first process that is to be.
+fn first_of<'a>(
+    process: &ProcessRequest,
+    given: process::Given,
+    own_ids: Option<&OwnedFd>,
+) -> Result<First<'a>, Failure> {
+    let own_ids = own_ids.map(OwnedFd::try_clone).transpose().or_fail(Step::Descriptors, "the new process")?;
+    let prepared = Prepared::new(process, &Task::Execute, &given.streams, own_ids)?;
+    Ok(First { prepared, given })
 }
 
 /// How an init did not come to be.
@@ -103,37 +143,42 @@ impl Ended {
     }
 }
 
-fn run_init(blueprint: &mut Blueprint<'_>, spaces: i32) -> Result<(Done, OwnedFd), Ended> {
+fn run_init(blueprint: &mut Blueprint<'_>, spaces: i32) -> Result<(Done, OwnedFd, Option<Lines>), Ended> {
     let (ours, theirs) = Channel::pair().map_err(Ended::Later)?;
+    let lines = blueprint.first.as_ref().map(|_| Lines::pair()).transpose().map_err(Ended::Later)?;
+    let (lines, its_lines) = lines.unzip();
     match groups::clone(spaces, &mut blueprint.given.cgroups).or_fail(Step::Clone, "init").map_err(Ended::Later)? {
         Cloned::Child => {
-            drop(ours);
-            let Err(failure) = inside::become_init(blueprint, &theirs);
+            drop((ours, lines));
+            let Err(failure) = inside::become_init(blueprint, its_lines, &theirs);
             theirs.say(&Word::Failed(failure));
             sys::exit_now(1)
         }
         Cloned::Parent(pid, pidfd) => {
-            drop(theirs);
-            let finished = await_init(pid, &pidfd, &ours).map(|mut done| {
-                let reserved = blueprint.disk.as_ref().map_or(Ok(()), Disk::reserve);
-                done.shortfalls.extend(reserved.err());
-                done
-            });
+            drop((theirs, its_lines));
+            let finished = await_init(pid, &pidfd, &ours);
             if finished.is_err() {
                 // The kernel takes all of the sandbox with its pid 1.
                 let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
                 let _ = waitpid(Pid::from_raw(pid), None);
             }
-            Ok((finished?, pidfd))
+            Ok((finished?, pidfd, lines))
         }
     }
 }
 
-fn open_disk(request: &SandboxRequest) -> Result<Option<Disk>, Failure> {
-    let Some(image) = &request.overlay.disk else { return Ok(None) };
+/// The disk, if it has one, and whether room is to be reserved on it: not on one that was made ahead.
+fn open_disk(request: &SandboxRequest, ready: Option<OwnedFd>) -> Result<(Option<Disk>, bool), Failure> {
+    let Some(image) = &request.overlay.disk else { return Ok((None, false)) };
+    let owner = request.overlay.ids.to_host(0).unwrap_or(0);
+    if let Some(ready) = ready {
+        let disk = Disk::from(ready);
+        disk.give_to(owner)?;
+        return Ok((Some(disk), false));
+    }
     let disk = Disk::open(image)?;
-    disk.prepare(request.overlay.ids.to_host(0).unwrap_or(0))?;
-    Ok(Some(disk))
+    disk.prepare(owner)?;
+    Ok((Some(disk), true))
 }
 
 /// Children of this process will be born in a new time namespace.

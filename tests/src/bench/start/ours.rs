@@ -29,6 +29,8 @@ pub(super) struct Ours {
     ready: usize,
     prefix: String,
     folder: tempfile::TempDir,
+    /// In memory, as it is on every host with systemd.
+    _run: tempfile::TempDir,
     client: Client,
     image: Digest,
     number: u32,
@@ -41,21 +43,23 @@ impl Ours {
     /// Starts one that keeps so many sandboxes ready.
     pub async fn start(name: &'static str, slot: u8, ready: usize) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir_in("/var/tmp")?;
+        let run = tempfile::tempdir_in("/dev/shm")?;
         let path = folder.path();
         let prefix = format!("b{slot}");
         let config = format!(
-            "node = \"bench\"\ndata_dir = \"{0}/data\"\nrun_dir = \"{0}/run\"\ncgroup_root = \"drowse-bench{slot}\"\n\
+            "node = \"bench\"\ndata_dir = \"{0}/data\"\nrun_dir = \"{2}/run\"\ncgroup_root = \"drowse-bench{slot}\"\n\
              address_range = \"10.{slot}.0.0/16\"\ntable = \"drowse_bench{slot}\"\nlink_prefix = \"{prefix}\"\n\
              first_host_id = 1966080000\ncontrol_uid = 61990\ncontrol_gid = 61990\nrouter_uid = 61991\n\
              bin_dir = \"{1}\"\nready_sandboxes = {ready}\n",
             path.display(),
             machine::bin_dir().display(),
+            run.path().display(),
         );
         std::fs::write(path.join("agent.toml"), config)?;
-        let client = Client::unix(path.join("run/agent.sock"));
+        let client = Client::unix(run.path().join("run/agent.sock"));
         let image = Digest::parse(format!("sha256:{}", "0".repeat(64)))?;
         let next = Ipv4Addr::new(10, slot, 0, 1);
-        let mut ours = Self { name, ready, prefix, folder, client, image, number: 0, next, agent: None };
+        let mut ours = Self { name, ready, prefix, folder, _run: run, client, image, number: 0, next, agent: None };
         ours.clean()?;
         let mut command = ours.command();
         command.env("DROWSE_LOG", "warn");

@@ -4,6 +4,8 @@
 //! It knows nothing of what is written. A new image is a copy of an empty one of the same size, since
 //! copying its few hundred KiB takes a tenth of the time of making it.
 
+mod spare;
+
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -72,6 +74,7 @@ struct Inner {
     is_limited: bool,
     // A std lock, held while an empty image is made: two of one size would be in each other's way.
     making: Mutex<()>,
+    spares: spare::Spares,
 }
 
 impl Disks {
@@ -81,7 +84,14 @@ impl Disks {
     /// # Errors
     /// In [`Mode::Image`], if it cannot.
     pub fn open(mode: Mode, folder: PathBuf) -> Result<Self, DiskError> {
-        let disks = |is_limited| Self(Arc::new(Inner { folder: folder.clone(), is_limited, making: Mutex::new(()) }));
+        let disks = |is_limited| {
+            Self(Arc::new(Inner {
+                folder: folder.clone(),
+                is_limited,
+                making: Mutex::new(()),
+                spares: spare::Spares::default(),
+            }))
+        };
         let failed = |action, source| DiskError::Io { action, path: folder.clone(), source };
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("empty", error)),
