@@ -369,7 +369,7 @@ impl Agent {
 
     /// Processes that see an instance's files, whatever group they are in.
     pub fn inside(&self) -> Vec<i32> {
-        let files = self.data("instances").display().to_string();
+        let files = self.folder.path().join("run/instances").display().to_string();
         let processes = std::fs::read_dir("/proc").expect("reads").flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let sees = |pid: &i32| {
@@ -378,7 +378,8 @@ impl Agent {
         pids.filter(sees).collect()
     }
 
-    /// Every file and folder of the agent, but for its log and its events, which have bounds of their own.
+    /// Every file and folder of the agent, but for its log, its events and disks made ahead, which have bounds
+    /// of their own.
     pub fn files(&self) -> Vec<String> {
         let root = self.folder.path();
         let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
@@ -392,7 +393,7 @@ impl Agent {
                 found.push(path.strip_prefix(root).expect("is below").display().to_string());
             }
         }
-        found.retain(|path| path != "log" && path != "data/events");
+        found.retain(|path| path != "log" && path != "data/events" && !path.starts_with("data/disks/"));
         found.sort();
         found
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use drowse_launcher::rules::Rule;
 use drowse_launcher::{
-    Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, Sandbox, SandboxFds, SandboxRequest,
-    SeccompProfile, Started, WindowSize, init,
+    AppFds, Clock, InjectedFile, Launcher, LauncherError, ProcessFds, ProcessRequest, Sandbox, SandboxFds,
+    SandboxRequest, SeccompProfile, Started, WindowSize, init,
 };
 use drowse_rootfs::{IdRange, OverlayPlan, bundle};
 use oci_spec::runtime::Spec;
@@ -67,8 +67,9 @@ pub struct Bench {
     pub launcher: Launcher,
     folder: tempfile::TempDir,
     group: Group,
-    /// Sandboxes get namespaces that were made ahead, and are born in their groups.
-    is_ahead: bool,
+    /// Sandboxes get namespaces that were made ahead, are born in their groups, and have a first process that
+    /// their init makes.
+    pub(super) is_ahead: bool,
 }
 
 impl Bench {
@@ -169,20 +170,51 @@ impl Bench {
         }
     }
 
-    pub(super) fn build(&self, request: &SandboxRequest) -> Result<Running, LauncherError> {
+    fn descriptors(&self, request: &SandboxRequest) -> SandboxFds {
         let folder = request.overlay.upper.parent().expect("a folder of the instance");
         let open = |name: &str| -> OwnedFd {
             File::options().create(true).append(true).open(folder.join(name)).expect("a file of the instance").into()
         };
-        let descriptors = SandboxFds {
+        SandboxFds {
             init_cgroups: self.group.open("init", self.is_ahead),
             log: [open("log.0"), open("log.1")],
             exits: open("exits"),
             socket: init::listen(&folder.join("init.sock")).expect("a socket for init"),
-        };
+        }
+    }
+
+    pub(super) fn build(&self, request: &SandboxRequest) -> Result<Running, LauncherError> {
+        let descriptors = self.descriptors(request);
         let ready = if self.is_ahead { Some(self.launcher.prepare()?) } else { None };
         let sandbox = self.launcher.build_in(ready.as_ref(), request, descriptors)?;
         Ok(Running { sandbox, processes: Vec::new() })
+    }
+
+    /// Builds a sandbox and starts its first process, in the way of this bench.
+    pub(super) fn run(
+        &self,
+        request: &SandboxRequest,
+        process: &ProcessRequest,
+    ) -> Result<(Running, Lines), LauncherError> {
+        if !self.is_ahead {
+            let mut running = self.build(request)?;
+            let (_, lines) = self.start(&mut running, process, None)?;
+            return Ok((running, lines));
+        }
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+        let (read, write) = pipe();
+        let app = AppFds {
+            cgroups: self.group.open("app", true),
+            stdout: write,
+            stderr: File::options().write(true).open("/dev/null").expect("null").into(),
+            read: [pipe().0, pipe().0],
+        };
+        let ready = self.launcher.prepare()?;
+        let launching = self.launcher.launch(&ready, None, request, self.descriptors(request), process, app)?;
+        launching.let_go();
+        let (sandbox, started) = launching.finish()?;
+        let running = Running { sandbox, processes: vec![started?] };
+        Ok((running, Lines(BufReader::new(File::from(read)))))
     }
 
     /// Starts a process; what it writes to its standard output can be read.
@@ -328,6 +360,13 @@ impl Iterator for Lines {
 pub(super) struct Running {
     pub(super) sandbox: Sandbox,
     processes: Vec<Started>,
+}
+
+impl Running {
+    /// What was started first in it.
+    pub(super) fn first(&self) -> &Started {
+        self.processes.first().expect("something was started")
+    }
 }
 
 impl Drop for Running {

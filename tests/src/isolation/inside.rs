@@ -27,8 +27,6 @@ struct Line {
 /// Runs it in a sandbox of that variant.
 pub(super) fn run(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let host = Host::new();
-    let mut running = bench.build(&bench.request_of("instance", variant)).map_err(|error| in_full(&error))?;
-    outside::look_at_init(bench, variant, &running, attempts);
     // Of the same user, which only the namespaces keep apart.
     let request = bench.request_of("neighbour", variant);
     let secret = request.overlay.upper.join("secret");
@@ -43,7 +41,9 @@ pub(super) fn run(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) 
     args.push(format!("neighbour={}", other.pid));
     args.push(format!("neighbour_file={}", secret.display()));
     let probe = process_of(variant, &args);
-    let (started, lines) = bench.start(&mut running, &probe, None).map_err(|error| in_full(&error))?;
+    let instance = bench.request_of("instance", variant);
+    let (running, lines) = bench.run(&instance, &probe).map_err(|error| in_full(&error))?;
+    outside::look_at_init(bench, variant, &running, attempts);
     let mut is_done = false;
     for line in lines {
         if line.starts_with(r#"{"done""#) {
@@ -55,7 +55,7 @@ pub(super) fn run(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) 
     if !is_done {
         return Err("the probe ended in the middle".to_owned());
     }
-    outside::look_at_app(bench, variant, started, attempts);
+    outside::look_at_app(bench, variant, running.first(), attempts);
     Ok(())
 }
 
