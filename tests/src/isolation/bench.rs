@@ -190,17 +190,12 @@ impl Bench {
         Ok(Running { sandbox, processes: Vec::new() })
     }
 
-    /// Builds a sandbox and starts its first process, in the way of this bench.
-    pub(super) fn run(
+    /// Builds a sandbox with a first process in it, as instances are started.
+    pub(super) fn launch(
         &self,
         request: &SandboxRequest,
         process: &ProcessRequest,
     ) -> Result<(Running, Lines), LauncherError> {
-        if !self.is_ahead {
-            let mut running = self.build(request)?;
-            let (_, lines) = self.start(&mut running, process, None)?;
-            return Ok((running, lines));
-        }
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         let (read, write) = pipe();
         let app = AppFds {

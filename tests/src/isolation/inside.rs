@@ -27,6 +27,12 @@ struct Line {
 /// Runs it in a sandbox of that variant.
 pub(super) fn run(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) -> Result<(), String> {
     let host = Host::new();
+    let instance = bench.request_of("instance", variant);
+    let built = match bench.is_ahead {
+        true => None,
+        false => Some(bench.build(&instance).map_err(|error| in_full(&error))?),
+    };
+    built.iter().for_each(|built| outside::look_at_init(bench, variant, built, attempts));
     // Of the same user, which only the namespaces keep apart.
     let request = bench.request_of("neighbour", variant);
     let secret = request.overlay.upper.join("secret");
@@ -41,9 +47,17 @@ pub(super) fn run(bench: &Bench, variant: Variant, attempts: &mut Vec<Attempt>) 
     args.push(format!("neighbour={}", other.pid));
     args.push(format!("neighbour_file={}", secret.display()));
     let probe = process_of(variant, &args);
-    let instance = bench.request_of("instance", variant);
-    let (running, lines) = bench.run(&instance, &probe).map_err(|error| in_full(&error))?;
-    outside::look_at_init(bench, variant, &running, attempts);
+    let (running, lines) = match built {
+        Some(mut built) => {
+            let (_, lines) = bench.start(&mut built, &probe, None).map_err(|error| in_full(&error))?;
+            (built, lines)
+        }
+        None => {
+            let launched = bench.launch(&instance, &probe).map_err(|error| in_full(&error))?;
+            outside::look_at_init(bench, variant, &launched.0, attempts);
+            launched
+        }
+    };
     let mut is_done = false;
     for line in lines {
         if line.starts_with(r#"{"done""#) {
