@@ -153,7 +153,8 @@ fn blocked(range: AddressRange) -> RouteMessage {
 }
 
 pub(super) fn read_link(message: LinkMessage) -> Option<Link> {
-    let mut link = Link { index: message.header.index, name: String::new(), alias: None, mtu: 0, peer: None, is_running: false };
+    let mut link =
+        Link { index: message.header.index, name: String::new(), alias: None, mtu: 0, peer: None, is_running: false };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
