@@ -163,7 +163,8 @@ fn await_init(pid: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Ende
         }
     }
     // What ends lets go of the channel before its pidfd tells: a look at that alone may come too early.
-    let has_ended = is_readable(pidfd, Duration::ZERO).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)?;
+    let has_ended =
+        is_readable(pidfd, Duration::ZERO).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)?;
     if !is_ready || has_ended {
         return Err(Ended::AtBirth(Failure::refused(Step::Builder, "init", "it ended before it was running")));
     }
