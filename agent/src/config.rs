@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use drowse_api::NodeName;
+use drowse_api::{MemoryBytes, NodeName};
 use drowse_rootfs::bundle::AllowList;
 use serde::Deserialize;
 
@@ -101,6 +101,26 @@ pub struct Config {
     pub builds: Builds,
     /// How the disk of apps and builds is limited.
     pub disk: DiskLimits,
+    /// How much of the disk the processes of sleepers may take.
+    pub snapshots: Room,
+}
+
+/// `[snapshots]`: how much of the disk the processes of sleepers may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Room {
+    /// Those of one user.
+    pub user: MemoryBytes,
+    /// All of this host's.
+    pub node: MemoryBytes,
+    /// What is left free for others, whoever uses the rest.
+    pub keep_free: MemoryBytes,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { user: MemoryBytes::gib(4), node: MemoryBytes::gib(32), keep_free: MemoryBytes::gib(1) }
+    }
 }
 
 /// `[builds]`: how builds share the host.
@@ -181,6 +201,7 @@ struct File {
     images: Images,
     builds: Builds,
     disk: DiskLimits,
+    snapshots: Room,
 }
 
 /// `[bundles]`: nothing is allowed by default.
@@ -267,6 +288,7 @@ impl Default for File {
             images: Images::default(),
             builds: Builds::default(),
             disk: DiskLimits::default(),
+            snapshots: Room::default(),
         }
     }
 }
@@ -373,6 +395,7 @@ impl Config {
             images: file.images,
             builds: file.builds,
             disk: file.disk,
+            snapshots: file.snapshots,
             bundles: file.bundles.checked().map_err(|(key, rule)| value(key, rule))?,
         })
     }
@@ -472,6 +495,7 @@ mod tests {
             ("control_uid = 65534", "control_uid"),
             ("connections = 0", "connections"),
             ("connection_rate = 0", "connection_rate"),
+            ("[snapshots]\nuser = \"much\"", "user"),
             ("[disk]\nlimit = \"quota\"", "limit"),
             ("[bundles]\nallow_binds = [\"srv\"]", "bundles.allow_binds"),
             ("[bundles]\nallow_writable_binds = [\"/srv/../etc\"]", "bundles.allow_writable_binds"),

@@ -273,6 +273,10 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
 
     let info = node_info(&config, &*cgroups, boot_id);
     let agent = Arc::new(Agent { info, node, instances, builds, commands: commands.clone() });
+    let _shelf = {
+        let (agent, room) = (Arc::clone(&agent), config.snapshots);
+        AbortOnDropHandle::new(tokio::spawn(async move { agent.instances.keep_within(room).await }))
+    };
     let listener = api::bind(&config.socket(), config.control_gid)?;
     // The group may reach the socket only if it may enter its folder.
     std::fs::set_permissions(&config.run_dir, std::fs::Permissions::from_mode(0o755))
@@ -313,7 +317,7 @@ fn snapshots(config: &Config) -> Result<Snapshots, String> {
     let full = |error: SnapshotError| host::error::chain(&error);
     let key = snapshot::Key::open(&config.data_dir.join("snapshot.key")).map_err(full)?;
     let engine = Criu::new(&criu, &object).map_err(full)?;
-    Ok(Snapshots { engine: Arc::new(engine), key: Arc::new(key) })
+    Ok(Snapshots { engine: Arc::new(engine), key: Arc::new(key), room: config.snapshots })
 }
 
 /// The checkpoint program: as configured, else the host's own.

@@ -151,6 +151,9 @@ pub struct InstanceStatus {
     /// Why it cannot be put to disk, once that was found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_snapshot: Option<String>,
+    /// What its processes take on the disk, while they are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_disk: Option<MemoryBytes>,
 }
 
 /// A process, told apart from a later one with the same pid.

@@ -309,6 +309,7 @@ impl World {
             process: None,
             restarts: 0,
             no_snapshot: None,
+            on_disk: None,
         };
         let starts = self.instances.get(&spec.id).map_or(1, |known| known.starts + 1);
         self.starts += 1;

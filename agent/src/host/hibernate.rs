@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drowse_api::MemoryBytes;
 use drowse_api::instance::ProcessIdentity;
 use drowse_launcher::init::InitClient;
 use drowse_launcher::process::start_time;
@@ -23,14 +24,20 @@ use super::home::{Home, remove_folder};
 use super::process;
 use super::sandbox::{Sandboxes, blocking};
 use crate::cgroup::Leaf;
+use crate::config::Room;
 use crate::instance::state::App;
 use crate::snapshot::tasks::Tasks;
-use crate::snapshot::{Abort, DumpRequest, Key, Manifest, RestoreRequest, SnapshotEngine, SnapshotError, Subject};
+use crate::snapshot::{
+    Abort, DumpRequest, Key, Manifest, RestoreRequest, SnapshotEngine, SnapshotError, Subject, Taken,
+};
 
 /// How long a dump that an earlier agent began may go on.
 const TRACED_WAIT: Duration = Duration::from_secs(60);
 /// How long a restore may take: it grows with the memory that comes back.
 const RESTORE_LIMIT: Duration = Duration::from_secs(15);
+
+/// What is left on a disk that is full: less than any file of a dump.
+const NOTHING: u64 = 1 << 20;
 
 /// What snapshots are made with.
 #[derive(Clone)]
@@ -39,6 +46,8 @@ pub struct Snapshots {
     pub engine: Arc<dyn SnapshotEngine>,
     /// Proves that this node wrote them.
     pub key: Arc<Key>,
+    /// How much of the disk they may take.
+    pub room: Room,
 }
 
 /// The app's snapshot, whole or not there.
@@ -93,7 +102,7 @@ fn rename(home: &Home, from: &Path, to: &Path) -> Result<(), SandboxError> {
 }
 
 impl Sandboxes {
-    /// Puts the app to disk: the bytes of its images. Its processes are gone then, its sandbox stands.
+    /// Puts the app to disk. Its processes are gone then, its sandbox stands.
     ///
     /// # Errors
     /// The app is frozen and whole then, and there is no snapshot.
@@ -104,22 +113,23 @@ impl Sandboxes {
         subject: Subject,
         snapshots: &Snapshots,
         abort: Arc<Abort>,
-    ) -> Result<u64, SandboxError> {
+    ) -> Result<Taken, SandboxError> {
         let (this, home, snapshots) = (self.clone(), home.clone(), snapshots.clone());
         blocking(move || {
             this.wait_until_untraced(&home)?;
             // The agent before this one came so far.
             if let Ok(whole) = Manifest::open(&snapshot(&home), &snapshots.key, &subject) {
                 this.let_go(&home)?;
-                return Ok(whole.size());
+                return Ok(whole.taken());
             }
-            let taken = this.dump(&home, app, subject, &snapshots, &abort);
-            if taken.is_err() {
+            let dumped = this.dump(&home, app, subject, &snapshots, &abort);
+            if let Err(error) = dumped {
+                let is_full = free(&home.folder).is_ok_and(|free| free < NOTHING);
                 clean_up(&home)?;
+                return Err(if is_full && !abort.is_asked() { no_room(error.in_full()) } else { error });
             }
-            let size = taken?;
             this.let_go(&home)?;
-            Ok(size)
+            dumped
         })
         .await
     }
@@ -131,7 +141,7 @@ impl Sandboxes {
         subject: Subject,
         snapshots: &Snapshots,
         abort: &Abort,
-    ) -> Result<u64, SandboxError> {
+    ) -> Result<Taken, SandboxError> {
         let kept = self.kept(home).ok_or(SandboxError::InitGone)?;
         let main = process::open(app.identity).ok_or(SandboxError::InitGone)?;
         forget(home)?;
@@ -141,6 +151,7 @@ impl Sandboxes {
             let what = "root is inside, and its user namespace cannot be put to disk yet".to_owned();
             return Err(SnapshotError::Unusable { what }.into());
         }
+        self.look_for_room(home, &snapshots.room)?;
         let folder = unfinished(home);
         std::fs::DirBuilder::new()
             .mode(0o700)
@@ -168,13 +179,28 @@ impl Sandboxes {
         let clocks = clock::inside(kept.init);
         let main = (app.pid_inside, kept.streams);
         let manifest = Manifest::seal(&folder, &snapshots.key, subject, main, tasks, clocks)?;
+        let taken = manifest.taken();
+        if taken.size > snapshots.room.user.0 {
+            let (size, most) = (MemoryBytes(taken.size), snapshots.room.user);
+            return Err(no_room(format!("it takes {size}, and all snapshots of one user may take {most}")));
+        }
         images.sync_all().map_err(|source| SandboxError::io("sync", &folder, source))?;
         if abort.is_asked() {
             return Err(SnapshotError::Aborted.into());
         }
         rename(home, &folder, &snapshot(home))?;
         fail_point!("snapshot-kept");
-        Ok(manifest.size())
+        Ok(taken)
+    }
+
+    /// That the disk will not be fuller than it may be, as far as can be told before.
+    fn look_for_room(&self, home: &Home, room: &Room) -> Result<(), SandboxError> {
+        let (charged, free) = (self.cgroups.usage(&home.place)?.memory, free(&home.folder)?);
+        if free >= charged.saturating_add(room.keep_free.0) {
+            return Ok(());
+        }
+        let (charged, free, kept) = (MemoryBytes(charged), MemoryBytes(free), room.keep_free);
+        Err(no_room(format!("it holds {charged}, {free} are free, and {kept} of them are not for snapshots")))
     }
 
     /// Whether somebody dumps the app.
@@ -208,14 +234,20 @@ impl Sandboxes {
         Ok(self.cgroups.drop_cache(&home.place)?)
     }
 
-    /// Brings the app back from its snapshot into its standing sandbox.
+    /// Brings the app back from what was taken, and from no other snapshot, into its standing sandbox.
     ///
     /// # Errors
     /// Nothing of the app runs then, and the snapshot is gone: it is to be started cold.
-    pub async fn restore(&self, home: &Home, subject: Subject, snapshots: &Snapshots) -> Result<App, SandboxError> {
-        let (this, home, snapshots) = (self.clone(), home.clone(), snapshots.clone());
+    pub async fn restore(
+        &self,
+        home: &Home,
+        subject: Subject,
+        taken: &Taken,
+        snapshots: &Snapshots,
+    ) -> Result<App, SandboxError> {
+        let (this, home, taken, snapshots) = (self.clone(), home.clone(), taken.clone(), snapshots.clone());
         blocking(move || {
-            let restored = this.bring_back(&home, &subject, &snapshots);
+            let restored = this.bring_back(&home, &subject, &taken, &snapshots);
             if restored.is_err() {
                 this.kill_app(&home)?;
             }
@@ -225,12 +257,19 @@ impl Sandboxes {
         .await
     }
 
-    fn bring_back(&self, home: &Home, subject: &Subject, snapshots: &Snapshots) -> Result<App, SandboxError> {
-        remove(&taken(home))?;
+    fn bring_back(
+        &self,
+        home: &Home,
+        subject: &Subject,
+        wanted: &Taken,
+        snapshots: &Snapshots,
+    ) -> Result<App, SandboxError> {
         let folder = taken(home);
+        remove(&folder)?;
         rename(home, &snapshot(home), &folder)?;
         fail_point!("snapshot-taken");
         let manifest = Manifest::open(&folder, &snapshots.key, subject)?;
+        manifest.is(wanted)?;
         manifest.check(&folder, &snapshots.key, false)?;
         let mut kept = self.kept(home).ok_or(SandboxError::InitGone)?;
         let init = process::open(kept.init).ok_or(SandboxError::InitGone)?;
@@ -263,6 +302,16 @@ impl Sandboxes {
         let start_time = start_time(pid).map_err(|source| SandboxError::io("read", Path::new("/proc"), source))?;
         Ok(App { identity: ProcessIdentity { pid, start_time }, pid_inside: manifest.pid_inside })
     }
+}
+
+/// Bytes that are free where `folder` is.
+fn free(folder: &Path) -> Result<u64, SandboxError> {
+    let found = rustix::fs::statvfs(folder).map_err(|source| SandboxError::io("look at", folder, source.into()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+fn no_room(what: String) -> SandboxError {
+    SnapshotError::NoRoom { what }.into()
 }
 
 fn is_traced(pid: i32) -> bool {

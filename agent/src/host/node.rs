@@ -25,10 +25,10 @@ use crate::events::EventLog;
 use crate::identity::UserIds;
 use crate::instance::host::{Host, KeepError, Listening, Record, Written};
 use crate::instance::record;
-use crate::instance::state::{Exit, LaunchFailure, Running};
+use crate::instance::state::{Exit, LaunchFailure, NotDumped, Running};
 use crate::listening::{explain, listening};
 use crate::logs;
-use crate::snapshot::{Abort, Subject};
+use crate::snapshot::{Abort, SnapshotError, Subject, Taken};
 
 /// How many lines of its log explain a failure.
 const LAST_WORDS: usize = 50;
@@ -93,14 +93,14 @@ impl Node {
         Ok(Subject::here(spec.id.clone(), spec.image.clone(), &text)?)
     }
 
-    async fn dump_process(&self, record: &Record, running: Running, abort: Arc<Abort>) -> Result<u64, SandboxError> {
+    async fn dump_process(&self, record: &Record, running: Running, abort: Arc<Abort>) -> Result<Taken, SandboxError> {
         let snapshots = self.snapshots.as_ref().map_err(|why| SandboxError::Image(why.clone()))?;
         let Running::Process(app) = running else { return Err(SandboxError::NoProcess) };
         let home = self.home(&record.life.spec);
         self.sandboxes.hibernate(&home, app, Self::subject(record)?, snapshots, abort).await
     }
 
-    async fn restore_process(&self, record: &Record) -> Result<Running, SandboxError> {
+    async fn restore_process(&self, record: &Record, taken: &Taken) -> Result<Running, SandboxError> {
         let snapshots = self.snapshots.as_ref().map_err(|why| SandboxError::Image(why.clone()))?;
         let (home, subject) = (self.home(&record.life.spec), Self::subject(record)?);
         if !self.sandboxes.stands(&home) {
@@ -112,7 +112,7 @@ impl Node {
                 None => self.sandboxes.raise(&plan).await?,
             }
         }
-        self.sandboxes.restore(&home, subject, snapshots).await.map(Running::Process)
+        self.sandboxes.restore(&home, subject, taken, snapshots).await.map(Running::Process)
     }
 
     /// What an instance that runs has used since it was started. Blocking.
@@ -291,12 +291,15 @@ impl Host for Node {
         self.snapshots.as_ref().err().cloned()
     }
 
-    async fn dump(&self, record: &Record, running: Running, abort: Arc<Abort>) -> Result<u64, String> {
-        self.dump_process(record, running, abort).await.map_err(|error| error.in_full())
+    async fn dump(&self, record: &Record, running: Running, abort: Arc<Abort>) -> Result<Taken, NotDumped> {
+        self.dump_process(record, running, abort).await.map_err(|error| match &error {
+            SandboxError::Snapshot(SnapshotError::NoRoom { .. }) => NotDumped::NoRoom(error.in_full()),
+            _ => NotDumped::Never(error.in_full()),
+        })
     }
 
-    async fn restore(&self, record: &Record) -> Result<Running, String> {
-        self.restore_process(record).await.map_err(|error| error.in_full())
+    async fn restore(&self, record: &Record, taken: &Taken) -> Result<Running, String> {
+        self.restore_process(record, taken).await.map_err(|error| error.in_full())
     }
 
     async fn terminate(&self, record: &Record, running: Running) {
@@ -357,5 +360,37 @@ fn not_kept(error: DurableError) -> KeepError {
     match error {
         DurableError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => KeepError::DiskFull,
         error => KeepError::Io(super::error::chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drowse_api::instance::OnBootFailure;
+    use drowse_api::{DeploymentId, Digest, MemoryBytes, UserId};
+
+    use super::*;
+    use crate::instance::fake::spec;
+    use crate::instance::state::Life;
+
+    #[test]
+    fn a_snapshot_is_of_one_image_its_environment_secrets_limits_user_deployment_and_address() {
+        let (life, _) = Life::new(spec(1, OnBootFailure::Fail));
+        let record = Record { life, address: [10, 0, 0, 1].into(), port: 8080, boot_id: "boot".to_owned() };
+        let subject = |record: &Record| Node::subject(record).expect("this host");
+        assert_eq!(subject(&record), subject(&record.clone()));
+        let changes: [fn(&mut Record); 7] = [
+            |record| record.life.spec.image = Digest::from_sha256([8; 32]),
+            |record| drop(record.life.spec.env.insert("A".to_owned(), "b".to_owned())),
+            |record| record.life.spec.secrets = [("TOKEN".to_owned(), "new".to_owned())].into_iter().collect(),
+            |record| record.life.spec.limits.memory = MemoryBytes::mib(7),
+            |record| record.life.spec.user = UserId::parse("other").expect("an id"),
+            |record| record.life.spec.deployment = DeploymentId::parse("second").expect("an id"),
+            |record| record.address = [10, 0, 0, 2].into(),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut other = record.clone();
+            change(&mut other);
+            assert_ne!(subject(&record), subject(&other), "change {number}");
+        }
     }
 }

@@ -491,6 +491,10 @@ impl Sandboxes {
         let (this, owned) = (self.clone(), home.clone());
         let removed = blocking(move || {
             fail_point!("sandbox-emptied");
+            // A group that is gone goes on being charged for files that its processes read.
+            if let Err(error) = this.cgroups.drop_cache(&owned.place) {
+                tracing::debug!(place = %owned.place, "what it read stays in memory: {error}");
+            }
             this.cgroups.remove(&owned.place)?;
             remove_folder(&owned.run).map_err(|source| SandboxError::io("remove", &owned.run, source))
         });

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::boot::{self, Seen};
 use super::followers::Followers;
 use super::host::{Host, KeepError, Record};
-use super::state::{Bed, Effect, Event, Life, Next, State};
+use super::state::{Bed, Effect, Event, Life, Next, NotDumped, State};
 use crate::events::EventLog;
 use crate::snapshot::Abort;
 
@@ -259,7 +259,7 @@ impl<H: Host> Actor<H> {
         let cannot = match request.depth {
             Depth::Paused | Depth::Cold => None,
             Depth::Paged => Some("it has no swap of its own".to_owned()),
-            Depth::Snapshot => self.host.no_snapshots().or_else(|| self.record.life.no_snapshot.clone()),
+            Depth::Snapshot => self.host.no_snapshots().or_else(|| self.record.status().no_snapshot),
         };
         if let Some(why) = cannot {
             let depth = request.depth;
@@ -403,16 +403,16 @@ impl<H: Host> Actor<H> {
                     self.abort = Arc::clone(&abort);
                     self.work.spawn(async move {
                         match host.dump(&record, running, abort).await {
-                            Ok(size) => Event::Dumped(size),
+                            Ok(taken) => Event::Dumped(taken),
                             Err(why) => Event::DumpFailed(why),
                         }
                     });
                 }
             }
             Effect::AbortDump => self.abort.ask(),
-            Effect::Restore => {
+            Effect::Restore(taken) => {
                 self.work.spawn(async move {
-                    match host.restore(&record).await {
+                    match host.restore(&record, &taken).await {
                         Ok(running) => Event::Restored(running),
                         Err(why) => Event::RestoreFailed(why),
                     }
@@ -561,7 +561,9 @@ impl<H: Host> Actor<H> {
                     by_app: false,
                 }),
                 State::Removing => remove(host, events, record).await,
-                State::Dumping { .. } => Event::DumpFailed("the agent broke it off by a fault of its own".to_owned()),
+                State::Dumping { .. } => {
+                    Event::DumpFailed(NotDumped::Never("the agent broke it off by a fault of its own".to_owned()))
+                }
                 _ => {
                     host.clear(&record).await;
                     Event::Cleared

@@ -67,6 +67,23 @@ async fn what_cannot_be_put_to_disk_stays_paused_says_why_and_is_not_tried_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_disk_has_no_room_for_stays_paused_and_is_tried_again_in_its_next_sleep() {
+    let bench = ready(&[SERVES]).await;
+    bench.host.have_no_room(true);
+    bench.instances.sleep(&bench.id, request(Depth::Snapshot)).await.expect("sleeps all the same");
+    let status = bench.until(|status| status.no_snapshot.is_some()).await;
+    assert_eq!((depth_of(&status), status.no_snapshot.as_deref()), (Some(Depth::Paused), Some("the disk is full")));
+    bench.instances.sleep(&bench.id, request(Depth::Snapshot)).await.expect_err("not at once");
+    bench.instances.demand(&bench.id, demand()).await.expect("taken");
+    let awake = bench.until(|status| status.state.is_ready()).await;
+    assert_eq!(awake.no_snapshot, None);
+    bench.host.have_no_room(false);
+    bench.instances.sleep(&bench.id, request(Depth::Snapshot)).await.expect("sleeps");
+    let status = bench.until(|status| depth_of(status) == Some(Depth::Snapshot)).await;
+    assert_eq!(status.on_disk, Some(drowse_api::MemoryBytes(4096)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_snapshot_is_a_cold_start() {
     let bench = asleep(Depth::Snapshot).await;
     bench.until(|status| depth_of(status) == Some(Depth::Snapshot)).await;

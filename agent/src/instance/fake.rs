@@ -16,12 +16,12 @@ use tokio::time::Instant;
 use super::Instances;
 use super::followers::Followers;
 use super::host::{Host, KeepError, Listening, PORT, Record, Written};
-use super::state::{App, Exit, LaunchFailure, Running};
+use super::state::{App, Exit, LaunchFailure, NotDumped, Running};
 use crate::addresses::Addresses;
 use crate::config::AddressRange;
 use crate::events::EventLog;
 use crate::network::AddressPool;
-use crate::snapshot::Abort;
+use crate::snapshot::{Abort, Taken};
 
 /// How a fake app behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,8 @@ struct World {
     stuck: u32,
     /// How many dumps fail.
     refused_dumps: u32,
+    /// The disk has no room for dumps.
+    has_no_room: bool,
     /// What is on disk.
     on_disk: Option<Behaviour>,
 }
@@ -137,6 +139,10 @@ impl FakeHost {
 
     pub fn refuse_dumps(&self, count: u32) {
         self.world().refused_dumps = count;
+    }
+
+    pub fn have_no_room(&self, is_full: bool) {
+        self.world().has_no_room = is_full;
     }
 
     /// What is on disk is damaged.
@@ -296,25 +302,29 @@ impl Host for FakeHost {
         None
     }
 
-    async fn dump(&self, _record: &Record, running: Running, abort: Arc<Abort>) -> Result<u64, String> {
+    async fn dump(&self, _record: &Record, running: Running, abort: Arc<Abort>) -> Result<Taken, NotDumped> {
         self.note("dump");
-        self.set_frozen(true)?;
+        let never = |why: &str| NotDumped::Never(why.to_owned());
+        self.set_frozen(true).map_err(NotDumped::Never)?;
         tokio::time::sleep(self.launch_takes).await;
         if abort.is_asked() {
-            return Err("it was broken off".to_owned());
+            return Err(never("it was broken off"));
         }
-        let Running::Process(app) = running else { return Err("it has no process".to_owned()) };
+        let Running::Process(app) = running else { return Err(never("it has no process")) };
         let mut world = self.world();
         if world.refused_dumps > 0 {
             world.refused_dumps -= 1;
-            return Err("it has a terminal".to_owned());
+            return Err(never("it has a terminal"));
         }
-        let process = world.processes.remove(&app.identity.pid).ok_or("it is gone")?;
+        if world.has_no_room {
+            return Err(NotDumped::NoRoom("the disk is full".to_owned()));
+        }
+        let process = world.processes.remove(&app.identity.pid).ok_or_else(|| never("it is gone"))?;
         world.on_disk = Some(process.behaviour);
-        Ok(4096)
+        Ok(Taken { size: 4096, mark: "first".to_owned() })
     }
 
-    async fn restore(&self, _record: &Record) -> Result<Running, String> {
+    async fn restore(&self, _record: &Record, _taken: &Taken) -> Result<Running, String> {
         self.note("restore");
         tokio::time::sleep(self.launch_takes).await;
         let mut world = self.world();

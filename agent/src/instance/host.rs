@@ -4,13 +4,14 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use drowse_api::MemoryBytes;
 use drowse_api::instance::{BootCheck, Failure, InstanceSpec, InstanceState, InstanceStatus, ProcessIdentity};
 use drowse_api::sleep::Depth;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::state::{End, Exit, LaunchFailure, Life, Next, Rest, Running, State, Then, Woken};
-use crate::snapshot::Abort;
+use super::state::{End, Exit, LaunchFailure, Life, Next, NotDumped, Rest, Running, State, Then, Woken};
+use crate::snapshot::{Abort, Taken};
 
 /// The port that apps are told to listen on, unless their image names another. Every instance has an
 /// address of its own.
@@ -60,7 +61,11 @@ impl Record {
             state: shown(&self.life),
             process,
             restarts: *tries,
-            no_snapshot: self.life.no_snapshot.clone(),
+            no_snapshot: self.life.no_snapshot.clone().or_else(|| self.life.no_room.clone()),
+            on_disk: match &self.life.state {
+                State::Frozen { rest: Rest::Snapshot { taken }, .. } => Some(MemoryBytes(taken.size)),
+                _ => None,
+            },
         }
     }
 }
@@ -86,7 +91,7 @@ fn shown(life: &Life) -> InstanceState {
         State::FallingAsleep { since, bed, ticket, .. } => {
             InstanceState::FallingAsleep { since: *since, depth: bed.depth, ticket: *ticket }
         }
-        State::Frozen { rest: Rest::Snapshot, since, reason } => InstanceState::Frozen {
+        State::Frozen { rest: Rest::Snapshot { .. }, since, reason } => InstanceState::Frozen {
             depth: Depth::Snapshot,
             since: *since,
             reason: reason.clone(),
@@ -210,17 +215,18 @@ pub trait Host: Send + Sync + 'static {
     /// Why nothing can be put to disk on this host, if it cannot.
     fn no_snapshots(&self) -> Option<String>;
 
-    /// Puts the app's processes to disk: the bytes that they take there. One that an earlier agent began is
+    /// Puts the app's processes to disk. One that an earlier agent began is
     /// waited for. `Err` says why not; they stand still then, and are whole.
     fn dump(
         &self,
         record: &Record,
         running: Running,
         abort: Arc<Abort>,
-    ) -> impl Future<Output = Result<u64, String>> + Send;
+    ) -> impl Future<Output = Result<Taken, NotDumped>> + Send;
 
-    /// Brings the app's processes back from disk. `Err` says why not; nothing of it runs then.
-    fn restore(&self, record: &Record) -> impl Future<Output = Result<Running, String>> + Send;
+    /// Brings the app's processes back from what was taken, and from nothing else. `Err` says why not; nothing
+    /// of it runs then.
+    fn restore(&self, record: &Record, taken: &Taken) -> impl Future<Output = Result<Running, String>> + Send;
 
     /// Asks the main process to end; one that stands still goes on first.
     fn terminate(&self, record: &Record, running: Running) -> impl Future<Output = ()> + Send;

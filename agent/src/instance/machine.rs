@@ -28,6 +28,7 @@ impl Life {
             start_took: None,
             restore_took: None,
             no_snapshot: None,
+            no_room: None,
         };
         (life, vec![Effect::Launch])
     }
@@ -95,7 +96,7 @@ impl Life {
             Event::Sleep { bed, ticket } => sleep::asked(state, bed, ticket, now, &mut effects),
             Event::Quiet { ticket } => sleep::quiet(state, ticket, now, &mut effects),
             Event::Demand(cause) => self.demanded(state, cause, now, &mut effects),
-            Event::Dumped(size) => self.dumped(state, size, now, &mut effects),
+            Event::Dumped(taken) => self.dumped(state, taken, now, &mut effects),
             Event::DumpFailed(why) => self.not_dumped(state, why, now, &mut effects),
             Event::Restored(running) => self.restored(state, running, now, &mut effects),
             Event::RestoreFailed(why) => self.not_restored(state, &why, &mut effects),
@@ -155,7 +156,7 @@ impl Life {
         self.woken = self.woken.take().filter(|_| same_app);
         match state {
             // What sleeps serves as it is: it runs by the new spec when it is woken.
-            State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. }
+            State::Frozen { rest: Rest::Cold | Rest::Snapshot { .. }, .. }
             | State::Dumping { next: Next::Sleep | Next::Wake(_), .. }
             | State::Stopping { then: Then::Sleep { .. }, .. }
             | State::Exiting { then: Then::Sleep { .. }, .. }
@@ -167,7 +168,7 @@ impl Life {
             State::Stopped { .. } | State::Failed { .. } | State::Backoff { .. } if same_app => launch(effects),
             dumping @ State::Dumping { .. } => sleep::broken_off(dumping, Then::Start, effects),
             // The old layers must leave the sandbox before the new ones can enter.
-            State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. }
+            State::Frozen { rest: Rest::Cold | Rest::Snapshot { .. }, .. }
             | State::Stopped { .. }
             | State::Failed { .. }
             | State::Backoff { .. } => clear(End::Start, effects),
@@ -194,7 +195,7 @@ impl Life {
     }
 
     fn launched(&mut self, state: State, running: Running, now: Timestamp, effects: &mut Vec<Effect>) -> State {
-        self.no_snapshot = None;
+        (self.no_snapshot, self.no_room) = (None, None);
         match state {
             State::Launching { then: Then::Proceed } => {
                 effects.push(Effect::Probe);
@@ -367,7 +368,7 @@ fn stop(state: State, grace: Duration, reason: String, now: Timestamp, effects: 
             end(running, grace, Then::Stop(reason), now, effects)
         }
         dumping @ State::Dumping { .. } => sleep::broken_off(dumping, Then::Stop(reason), effects),
-        State::Backoff { .. } | State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. } => {
+        State::Backoff { .. } | State::Frozen { rest: Rest::Cold | Rest::Snapshot { .. }, .. } => {
             clear(End::Stopped(reason), effects)
         }
         State::Launching { .. } => State::Launching { then: Then::Stop(reason) },

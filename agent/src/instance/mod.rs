@@ -8,13 +8,14 @@ pub mod host;
 pub mod machine;
 pub mod record;
 pub mod registry;
+mod shelf;
 mod sleep;
 pub mod state;
 
 #[cfg(test)]
 mod dumps;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod lives;
 #[cfg(test)]

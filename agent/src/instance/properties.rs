@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::budget;
 use super::fake::spec;
-use super::state::{App, Bed, Effect, Event, Exit, LaunchFailure, Life, Running, State};
+use super::state::{App, Bed, Effect, Event, Exit, LaunchFailure, Life, NotDumped, Running, State};
+use crate::snapshot::Taken;
 
 /// What may happen; results of work come only while that work is under way.
 #[derive(Debug, Clone, Copy)]
@@ -82,12 +83,12 @@ impl Run {
         for effect in effects {
             match effect {
                 Effect::Freeze | Effect::Dump => self.is_frozen = true,
-                Effect::Thaw | Effect::Terminate | Effect::Launch | Effect::Restore => self.is_frozen = false,
+                Effect::Thaw | Effect::Terminate | Effect::Launch | Effect::Restore(_) => self.is_frozen = false,
                 _ => {}
             }
             let is_work = matches!(
                 effect,
-                Effect::Launch | Effect::Dump | Effect::Restore | Effect::Collect | Effect::Clear | Effect::Remove
+                Effect::Launch | Effect::Dump | Effect::Restore(_) | Effect::Collect | Effect::Clear | Effect::Remove
             );
             if is_work {
                 assert_eq!(self.work, None, "two pieces of work at once in {:?}", self.life.state);
@@ -126,14 +127,14 @@ impl Run {
                 let identity = ProcessIdentity { pid: self.launched, start_time: 1 };
                 Event::Launched(Running::Process(App { identity, pid_inside: 1 }))
             }
-            Some(Effect::Dump) if well => Event::Dumped(4096),
-            Some(Effect::Dump) => Event::DumpFailed("no".to_owned()),
-            Some(Effect::Restore) if well => {
+            Some(Effect::Dump) if well => Event::Dumped(Taken { size: 4096, mark: "first".to_owned() }),
+            Some(Effect::Dump) => Event::DumpFailed(NotDumped::Never("no".to_owned())),
+            Some(Effect::Restore(_)) if well => {
                 self.launched += 1;
                 let identity = ProcessIdentity { pid: self.launched, start_time: 1 };
                 Event::Restored(Running::Process(App { identity, pid_inside: 1 }))
             }
-            Some(Effect::Restore) => Event::RestoreFailed("no".to_owned()),
+            Some(Effect::Restore(_)) => Event::RestoreFailed("no".to_owned()),
             Some(Effect::Launch) => Event::LaunchFailed(LaunchFailure { detail: "no".to_owned(), by_app: false }),
             Some(Effect::Collect) => Event::Collected(Exit {
                 what: "ended".to_owned(),

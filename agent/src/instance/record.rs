@@ -79,7 +79,7 @@ fn ended(state: State) -> State {
         State::Launching { then: Then::Remove } => State::Clearing { then: End::Remove },
         State::Launching { .. }
         | State::Backoff { .. }
-        | State::Frozen { rest: Rest::Cold | Rest::Snapshot, .. }
+        | State::Frozen { rest: Rest::Cold | Rest::Snapshot { .. }, .. }
         | State::Clearing { then: End::Start | End::Sleep { .. } } => State::Clearing { then: End::Stopped(reason()) },
         State::Booting { running, .. }
         | State::Ready { running, .. }

@@ -13,7 +13,8 @@ use drowse_api::sleep::Depth;
 use jiff::{SignedDuration, Timestamp};
 
 use super::machine::{after, clear, end, launch, remove};
-use super::state::{Bed, Effect, End, Life, Next, Rest, Running, State, Then, Verdict, Woken};
+use super::state::{Bed, Effect, End, Life, Next, NotDumped, Rest, Running, State, Then, Verdict, Woken};
+use crate::snapshot::Taken;
 
 /// How long an app may take to end that was being put to disk when it was told to.
 const GRACE: Duration = Duration::from_secs(30);
@@ -34,7 +35,7 @@ pub(super) fn asked(state: State, bed: Bed, ticket: u64, now: Timestamp, effects
         State::Frozen { rest: Rest::Paused { running }, since, .. } if bed.depth == Depth::Snapshot => {
             dump(running, since, bed.reason, effects)
         }
-        State::Frozen { rest: Rest::Snapshot, since, .. } if bed.depth == Depth::Cold => {
+        State::Frozen { rest: Rest::Snapshot { .. }, since, .. } if bed.depth == Depth::Cold => {
             tell(effects, format!("sleeps deeper (cold): {}", bed.reason));
             clear(End::Sleep { since, reason: bed.reason }, effects)
         }
@@ -124,6 +125,7 @@ impl Life {
             }
             State::Frozen { rest: Rest::Paused { running }, since, .. } => {
                 tell(effects, format!("woken by {cause}: slept {} (paused)", span(since, now)));
+                self.no_room = None;
                 effects.push(Effect::Thaw);
                 State::Ready { running, since: now }
             }
@@ -131,7 +133,9 @@ impl Life {
                 effects.push(Effect::AbortDump);
                 State::Dumping { running, since, reason, next: Next::Wake(cause) }
             }
-            State::Frozen { rest: Rest::Snapshot, since, .. } => self.restores(since, cause, now, effects),
+            State::Frozen { rest: Rest::Snapshot { taken }, since, .. } => {
+                self.restores(taken, since, cause, now, effects)
+            }
             State::Frozen { rest: Rest::Cold, since, .. } => {
                 self.starts(since, cause, now, effects);
                 launch(effects)
@@ -158,33 +162,50 @@ impl Life {
         self.woken = Some(Woken { depth: Depth::Cold, slept_since, at: now, cause });
     }
 
-    fn restores(&mut self, since: Timestamp, cause: String, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+    fn restores(
+        &mut self,
+        taken: Taken,
+        since: Timestamp,
+        cause: String,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) -> State {
         tell(effects, format!("woken by {cause}: slept {} (snapshot), comes back from disk", span(since, now)));
         self.woken = Some(Woken { depth: Depth::Snapshot, slept_since: since, at: now, cause });
-        effects.push(Effect::Restore);
+        effects.push(Effect::Restore(taken));
         State::Launching { then: Then::Proceed }
     }
 
     /// It is on disk.
-    pub(super) fn dumped(&mut self, state: State, size: u64, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+    pub(super) fn dumped(&mut self, state: State, taken: Taken, now: Timestamp, effects: &mut Vec<Effect>) -> State {
         let State::Dumping { since, reason, next, .. } = state else { return state };
         match next {
             Next::Sleep => {
-                tell(effects, format!("sleeps deeper (snapshot): {} on disk", MemoryBytes(size)));
-                State::Frozen { rest: Rest::Snapshot, since, reason }
+                tell(effects, format!("sleeps deeper (snapshot): {} on disk", MemoryBytes(taken.size)));
+                State::Frozen { rest: Rest::Snapshot { taken }, since, reason }
             }
-            Next::Wake(cause) => self.restores(since, cause, now, effects),
+            Next::Wake(cause) => self.restores(taken, since, cause, now, effects),
             Next::End(then) => after(then, effects),
         }
     }
 
     /// It is not, and stands still.
-    pub(super) fn not_dumped(&mut self, state: State, why: String, now: Timestamp, effects: &mut Vec<Effect>) -> State {
+    pub(super) fn not_dumped(
+        &mut self,
+        state: State,
+        refusal: NotDumped,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) -> State {
         let State::Dumping { running, since, reason, next } = state else { return state };
         match next {
             Next::Sleep => {
+                let (NotDumped::Never(why) | NotDumped::NoRoom(why)) = &refusal;
                 tell(effects, format!("stays paused: it could not be put to disk: {why}"));
-                self.no_snapshot = Some(why);
+                match refusal {
+                    NotDumped::Never(why) => self.no_snapshot = Some(why),
+                    NotDumped::NoRoom(why) => self.no_room = Some(why),
+                }
                 State::Frozen { rest: Rest::Paused { running }, since, reason }
             }
             Next::Wake(cause) => {
@@ -282,7 +303,7 @@ impl Life {
     /// Nothing of it runs any more, and nobody misses that. What is on disk is so after a reboot too.
     pub(super) fn sleeps_on(&self) -> Option<State> {
         let (since, reason) = match &self.state {
-            on_disk @ State::Frozen { rest: Rest::Snapshot, .. } => return Some(on_disk.clone()),
+            on_disk @ State::Frozen { rest: Rest::Snapshot { .. }, .. } => return Some(on_disk.clone()),
             State::Dumping { since, reason, next: Next::Sleep, .. } => (*since, reason.clone()),
             State::Frozen { rest: Rest::Cold, since, reason }
             | State::Stopping { then: Then::Sleep { since, reason }, .. }

@@ -11,6 +11,8 @@ use drowse_api::sleep::Depth;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::Taken;
+
 /// What serves for an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -75,6 +77,18 @@ pub struct Life {
     /// Why it cannot be put to disk, once that was found out; until it is started anew.
     #[serde(default)]
     pub no_snapshot: Option<String>,
+    /// Why there was no room for it on the disk; until it is awake again.
+    #[serde(default)]
+    pub no_room: Option<String>,
+}
+
+/// Why an instance is not on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotDumped {
+    /// It never can be, as it is.
+    Never(String),
+    /// There is no room for it.
+    NoRoom(String),
 }
 
 /// What an instance is doing. Every state with work in progress says what follows it.
@@ -212,7 +226,11 @@ pub enum Rest {
         running: Running,
     },
     /// Its processes are on disk. Its sandbox stands, or is made anew when they come back.
-    Snapshot,
+    Snapshot {
+        /// This one, and no earlier one.
+        #[serde(default)]
+        taken: Taken,
+    },
     /// Nothing runs; its files are kept.
     Cold,
 }
@@ -223,7 +241,7 @@ impl Rest {
     pub fn depth(&self) -> Depth {
         match self {
             Self::Paused { .. } => Depth::Paused,
-            Self::Snapshot => Depth::Snapshot,
+            Self::Snapshot { .. } => Depth::Snapshot,
             Self::Cold => Depth::Cold,
         }
     }
@@ -340,10 +358,10 @@ pub enum Event {
     },
     /// Somebody needs it, as the rest of a sentence.
     Demand(String),
-    /// It is on disk, with so many bytes, and no process of it is left.
-    Dumped(u64),
+    /// It is on disk, and no process of it is left.
+    Dumped(Taken),
     /// It is not on disk, and stands still as before.
-    DumpFailed(String),
+    DumpFailed(NotDumped),
     /// It came back from disk, and runs.
     Restored(Running),
     /// It did not come back from disk, and nothing of it runs.
@@ -385,7 +403,7 @@ pub enum Effect {
     /// Have a dump that goes on give up.
     AbortDump,
     /// Bring the processes back from disk; answer `Restored` or `RestoreFailed`.
-    Restore,
+    Restore(Taken),
     /// Make everything of the app stand still; answer `FreezeFailed` if it does not.
     Freeze,
     /// Let everything of the app go on; answer `ThawFailed` if it does not.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::criu;
 use super::tasks::Tasks;
-use super::{SnapshotError, io};
+use super::{SnapshotError, Taken, io};
 use crate::durable;
 
 const MAGIC: &str = "drowse-snapshot";
@@ -109,6 +109,9 @@ pub struct Manifest {
     pub tasks: Tasks,
     /// The monotonic and the boot-time clock inside at the dump, in nanoseconds.
     pub clocks: [i128; 2],
+    /// Random: no other snapshot has it.
+    #[serde(default)]
+    mark: String,
     images: BTreeMap<String, Image>,
 }
 
@@ -138,7 +141,10 @@ impl Manifest {
             File::open(&path).and_then(|file| file.sync_all()).map_err(io("sync", &path))?;
             images.insert(name_of(&path), digest(&path, key)?);
         }
-        let manifest = Self { subject, pid_inside, streams, tasks, clocks, images };
+        let mut mark = [0; 16];
+        getrandom::fill(&mut mark).map_err(|error| io("mark", folder)(std::io::Error::other(error)))?;
+        let mark = blake3::hash(&mark).to_hex().to_string();
+        let manifest = Self { subject, pid_inside, streams, tasks, clocks, mark, images };
         let text = serde_json::to_string(&manifest).map_err(|error| io("write", folder)(error.into()))?;
         let mac = blake3::keyed_hash(&key.0, text.as_bytes()).to_hex().to_string();
         let sealed = Sealed { manifest: text, mac };
@@ -201,10 +207,21 @@ impl Manifest {
         Ok(())
     }
 
-    /// Bytes of all images.
+    /// As its user is to know it.
     #[must_use]
-    pub fn size(&self) -> u64 {
-        self.images.values().map(|image| image.size).sum()
+    pub fn taken(&self) -> Taken {
+        Taken { size: self.images.values().map(|image| image.size).sum(), mark: self.mark.clone() }
+    }
+
+    /// That it is this one: an older one of the same app, put back, would undo what the app did since.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Unusable`] if it is not.
+    pub fn is(&self, taken: &Taken) -> Result<(), SnapshotError> {
+        if self.mark == taken.mark {
+            return Ok(());
+        }
+        Err(SnapshotError::Unusable { what: "it is not the last one that was taken".to_owned() })
     }
 }
 
@@ -293,7 +310,7 @@ mod tests {
     fn what_was_sealed_is_read_again() {
         let case = case();
         let manifest = Manifest::open(&case.images(), &case.key, &case.subject).expect("opened");
-        assert_eq!((manifest.pid_inside, manifest.streams, manifest.size()), (2, [5, 6], LARGE + 4));
+        assert_eq!((manifest.pid_inside, manifest.streams, manifest.taken().size), (2, [5, 6], LARGE + 4));
         manifest.check(&case.images(), &case.key, false).expect("whole");
         manifest.check(&case.images(), &case.key, true).expect("whole");
     }
@@ -332,9 +349,19 @@ mod tests {
     }
 
     #[test]
+    fn an_older_one_that_was_put_back_is_none() {
+        let (older, newer) = (case(), case());
+        let open = |case: &Case| Manifest::open(&case.images(), &case.key, &case.subject).expect("whole");
+        open(&older).is(&open(&older).taken()).expect("itself");
+        let refused = open(&older).is(&open(&newer).taken()).expect_err("another").to_string();
+        assert!(refused.contains("not the last one"), "{refused}");
+    }
+
+    #[test]
     fn what_it_is_of_must_be_the_same() {
         type Change = fn(&mut Subject);
-        let changes: [(Change, &str); 4] = [
+        let changes: [(Change, &str); 5] = [
+            (|subject| subject.image = Digest::from_sha256([9; 32]), "another image"),
             (|subject| subject.instance = InstanceId::parse("another").expect("an id"), "another instance"),
             (|subject| subject.spec.push('x'), "another environment"),
             (|subject| subject.kernel.push('x'), "the kernel"),

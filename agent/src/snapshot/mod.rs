@@ -18,6 +18,7 @@ pub use criu::Criu;
 pub use fake::{Call, Fake};
 pub use manifest::{Key, Manifest, Subject};
 use rustix::process::{Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
 
 /// Why a snapshot could not be taken or used.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +78,27 @@ pub enum SnapshotError {
         /// What is wrong with it.
         what: String,
     },
+    /// The disk is as full as it may be.
+    #[error("there is no room for it on the disk: {what}")]
+    NoRoom {
+        /// How much there is, and how much it takes.
+        what: String,
+    },
     /// A restored process may do more or less than the one that was dumped.
     #[error("a restored process is not what was dumped: {what}")]
     Changed {
         /// Which process, and what of it.
         what: String,
     },
+}
+
+/// A snapshot that was taken, as whoever may use it knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Bytes of all images.
+    pub size: u64,
+    /// Tells it from every other one, also of the same app: an older one that was put back is not used.
+    pub mark: String,
 }
 
 /// What is dumped. It is frozen by its control group, and is so afterwards, whatever comes of it.

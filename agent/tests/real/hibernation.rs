@@ -12,11 +12,15 @@ use crate::support::{Agent, LIMIT};
 
 /// With the CRIU that works here.
 async fn agent(number: u8) -> Option<Agent> {
+    agent_with(number, "").await
+}
+
+async fn agent_with(number: u8, lines: &str) -> Option<Agent> {
     let Some(criu) = std::env::var_os("DROWSE_TEST_CRIU") else {
         eprintln!("SKIPPED: no CRIU that works on this kernel (scripts/find-criu), or DROWSE_TEST_CRIU is not set");
         return None;
     };
-    Agent::start_with(number, |_| format!("criu = {criu:?}\nrouter_patience_seconds = 0\n")).await
+    Agent::start_with(number, |_| format!("criu = {criu:?}\nrouter_patience_seconds = 0\n{lines}")).await
 }
 
 fn depth(status: &InstanceStatus) -> Option<Depth> {
@@ -42,6 +46,22 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
         assert!(began.elapsed() < LIMIT, "never came: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn what_snapshots_may_not_take_of_the_disk_is_given_back_and_the_app_sleeps_on_cold() {
+    let Some(agent) = agent_with(35, "\n[snapshots]\nnode = \"1KiB\"\nkeep_free = 0\n").await else { return };
+    let image = agent.image("counter", AppType::Bundle, COUNTER).await.unwrap();
+    agent.put("web", 1, &image, Workload::Web).await.unwrap();
+    agent.until_ready("web").await;
+    sleep(&agent, 1, Depth::Snapshot).await.unwrap();
+    agent.until("web", |status| depth(status) == Some(Depth::Cold)).await;
+    let told = agent.messages().await;
+    assert!(told.iter().any(|message| message.contains("snapshots of the node took ")), "{told:?}");
+    until("nothing is left of it", || kept(&agent).is_empty()).await;
+    demand(&agent).await.unwrap();
+    let status = agent.until_ready("web").await;
+    counts_past(&status, 0).await;
 }
 
 #[tokio::test]

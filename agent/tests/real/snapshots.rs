@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use drowse_agent::cgroup::{self, Leaf, Place, Slice};
-use drowse_agent::config::AddressRange;
+use drowse_agent::config::{AddressRange, Room};
 use drowse_agent::disk::{Disks, Mode};
 use drowse_agent::host::error::SandboxError;
 use drowse_agent::host::hibernate::{self, Snapshots};
@@ -18,7 +18,7 @@ use drowse_agent::host::ready::Pool;
 use drowse_agent::host::sandbox::{Plan, Sandboxes};
 use drowse_agent::instance::state::App;
 use drowse_agent::network::{Network, NetworkConfig, Owner};
-use drowse_agent::snapshot::{Abort, Criu, Key, SnapshotError, Subject};
+use drowse_agent::snapshot::{Abort, Criu, Key, SnapshotError, Subject, Taken};
 use drowse_api::instance::Limits;
 use drowse_api::{Digest, InstanceId, MemoryBytes, UserId};
 use drowse_launcher::{Launcher, SeccompProfile};
@@ -38,6 +38,8 @@ struct Stage {
     sandboxes: Sandboxes,
     snapshots: Snapshots,
     plan: Plan,
+    /// What was put to disk last.
+    taken: Mutex<Taken>,
     _folder: tempfile::TempDir,
     _number: std::os::unix::net::UnixListener,
 }
@@ -115,7 +117,10 @@ impl Stage {
         let key = Arc::new(Key::open(&folder.path().join("key")).expect("a key"));
         let object = bin.join("libdrowse_nsenter.so");
         let engine = Arc::new(Criu::new(Path::new(&criu), &object).expect("CRIU starts"));
-        Some(Self { sandboxes, snapshots: Snapshots { engine, key }, plan, _folder: folder, _number: held })
+        let room = Room { keep_free: MemoryBytes(0), ..Room::default() };
+        let snapshots = Snapshots { engine, key, room };
+        let taken = Mutex::default();
+        Some(Self { sandboxes, snapshots, plan, taken, _folder: folder, _number: held })
     }
 
     async fn start(&self) -> App {
@@ -131,11 +136,14 @@ impl Stage {
 
     async fn hibernate(&self, app: App) -> Result<u64, SandboxError> {
         let abort = Arc::new(Abort::default());
-        self.sandboxes.hibernate(&self.plan.home, app, self.subject(), &self.snapshots, abort).await
+        let taken = self.sandboxes.hibernate(&self.plan.home, app, self.subject(), &self.snapshots, abort).await?;
+        *self.taken.lock().expect("no test panics in it") = taken.clone();
+        Ok(taken.size)
     }
 
     async fn restore(&self) -> Result<App, SandboxError> {
-        self.sandboxes.restore(&self.plan.home, self.subject(), &self.snapshots).await
+        let taken = self.taken.lock().expect("no test panics in it").clone();
+        self.sandboxes.restore(&self.plan.home, self.subject(), &taken, &self.snapshots).await
     }
 
     fn log(&self) -> String {
@@ -262,7 +270,8 @@ async fn a_visitor_in_the_middle_of_a_dump_has_it_broken_off_and_the_app_goes_on
         match done {
             Err(SandboxError::Snapshot(SnapshotError::Aborted)) => {}
             // The visitor came too late, as can be: then it is a wake.
-            Ok(_) => {
+            Ok(taken) => {
+                *stage.taken.lock().expect("no test panics in it") = taken;
                 stage.restore().await.expect("back");
                 return;
             }
@@ -331,6 +340,80 @@ async fn a_damaged_or_foreign_snapshot_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_older_snapshot_that_is_put_back_is_refused() {
+    let Some(stage) = Stage::new(70, QUIET) else { return };
+    let app = stage.start().await;
+    stage.until("it is up", |stage| stage.log().contains("up")).await;
+    stage.hibernate(app).await.unwrap_or_else(|error| panic!("{}", error.in_full()));
+    let aside = stage.plan.home.folder.join("aside");
+    let copied = |from: &Path, to: &Path| {
+        std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs").success()
+    };
+    assert!(copied(&snapshot(&stage), &aside));
+    let woken = stage.restore().await.unwrap_or_else(|error| panic!("{}", error.in_full()));
+    stage.hibernate(woken).await.unwrap_or_else(|error| panic!("{}", error.in_full()));
+    std::fs::remove_dir_all(snapshot(&stage)).expect("removed");
+    assert!(copied(&aside, &snapshot(&stage)));
+    let refused = stage.restore().await.expect_err("what it did since would be undone").in_full();
+    assert!(refused.contains("not the last one"), "{refused}");
+    assert!(!snapshot(&stage).exists() && stage.processes().is_empty());
+    let app = stage.start().await;
+    assert!(process::is_alive(app.identity), "it starts cold");
+}
+
+/// A small disk of its own for the files of a stage, until it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(folder: &Path, mib: u32) -> Self {
+        let size = std::ffi::CString::new(format!("size={mib}m")).expect("a text");
+        rustix::mount::mount("small", folder, "tmpfs", rustix::mount::MountFlags::empty(), Some(size.as_c_str()))
+            .expect("mounted");
+        Self(folder.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+    }
+}
+
+/// Three megabytes, shared by ten processes: on disk each of them has its own.
+const SHARED: &str = "x=$(busybox head -c 3000000 /dev/zero | busybox tr '\\0' x); echo up; \
+                      for n in 1 2 3 4 5 6 7 8 9; do (while :; do busybox sleep 1000; done; echo $x) & done; wait";
+
+#[tokio::test]
+async fn a_disk_that_fills_up_in_the_middle_of_a_dump_costs_nothing_but_the_snapshot() {
+    let Some(mut stage) = Stage::new(71, SHARED) else { return };
+    let home = stage.plan.home.clone();
+    let disk = SmallDisk::at(&home.folder, 16);
+    let app = stage.start().await;
+    stage.until("it is up", |stage| stage.log().contains("up") && stage.processes().len() > 18).await;
+    let is_whole = |stage: &Stage| {
+        let left = std::fs::read_dir(&home.folder).expect("there").flatten();
+        let names = left.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let left: Vec<String> = names.filter(|name| name.starts_with("snapshot")).collect();
+        assert_eq!(left, Vec::<String>::new());
+        assert!(process::is_alive(app.identity));
+        assert!(stage.sandboxes.cgroups.is_frozen(&home.place).expect("its group"));
+    };
+    let charged = stage.sandboxes.cgroups.usage(&home.place).expect("its group").memory;
+    assert!(charged < 14 << 20, "what can be told before does not tell it: {charged}");
+    let refused = stage.hibernate(app).await.expect_err("the disk is too small").in_full();
+    assert!(refused.starts_with("there is no room for it on the disk: "), "{refused}");
+    is_whole(&stage);
+
+    // What can be told before is not even tried, and none is larger than its user may have.
+    stage.snapshots.room.keep_free = MemoryBytes::gib(1);
+    let refused = stage.hibernate(app).await.expect_err("there is less than that").in_full();
+    assert!(refused.contains("1 GiB of them are not for snapshots"), "{refused}");
+    is_whole(&stage);
+    stage.sandboxes.clear(&home).await.expect("torn down");
+    drop(disk);
+}
+
+#[tokio::test]
 async fn what_an_image_plants_for_the_loader_and_for_criu_has_no_effect() {
     let Some(stage) = Stage::new(63, QUIET) else { return };
     let layer = &stage.plan.layers[0];
@@ -377,6 +460,31 @@ async fn a_sleeper_holds_no_memory_and_what_comes_back_is_charged_to_it() {
     let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
     let resident: u64 = resident.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024;
     assert!(resident > 15_000_000 && charge(&stage) >= resident, "{} charged, {resident} resident", charge(&stage));
+}
+
+/// What the kernel charges to all groups of the stage, those that are gone as well.
+fn charged_to_all(number: u8) -> u64 {
+    let files = [
+        format!("/sys/fs/cgroup/memory/drowse-agt{number}/memory.usage_in_bytes"),
+        format!("/sys/fs/cgroup/drowse-agt{number}/memory.current"),
+    ];
+    let found = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).expect("a memory controller");
+    found.trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn files_that_an_app_read_are_charged_to_nobody_when_its_sandbox_is_gone() {
+    let script = "busybox head -c 20000000 /dev/zero >/www/big; busybox cat /www/big >/dev/null; echo up; \
+                  exec busybox sleep 100000";
+    let Some(stage) = Stage::new(72, script) else { return };
+    stage.start().await;
+    stage.until("it is up", |stage| stage.log().contains("up")).await;
+    assert!(charged_to_all(72) > 20_000_000);
+    // Only what is on the disk can be let go.
+    rustix::fs::syncfs(std::fs::File::open(&stage.plan.home.folder).expect("a folder")).expect("synced");
+    stage.sandboxes.clear(&stage.plan.home).await.expect("torn down");
+    let left = charged_to_all(72);
+    assert!(left < 5_000_000, "{left} bytes are still charged");
 }
 
 /// Tells its own uptime by the clock of its time namespace, which the host's may be far behind or ahead of.

@@ -122,6 +122,7 @@ fn unheard_of(instance: &Instance) -> InstanceStatus {
         process: None,
         restarts: 0,
         no_snapshot: None,
+        on_disk: None,
     }
 }
 

@@ -224,6 +224,7 @@ impl World {
                             process: None,
                             restarts: u32::from(spec.on_boot_failure == OnBootFailure::Retry),
                             no_snapshot: None,
+                            on_disk: None,
                         };
                         self.instances.insert(spec.id.clone(), status);
                     }

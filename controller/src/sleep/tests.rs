@@ -74,6 +74,7 @@ impl Scene {
             process: None,
             restarts: 0,
             no_snapshot: None,
+            on_disk: None,
         };
         let view = NodeView {
             is_connected: true,
