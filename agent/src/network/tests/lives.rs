@@ -1,7 +1,6 @@
 //! Links come, stay, move and go.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::{InstanceLink, Network, NetworkConfig, NetworkError, elements};
@@ -322,40 +321,23 @@ fn what_a_link_costs_is_told() {
 #[test]
 fn the_first_packet_through_a_new_link_arrives() {
     on_stage(config(), |stage| async move {
-        // Whoever makes and removes links keeps the kernel from what it puts off.
-        let busy = Namespace::new();
-        let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for number in 0..2 {
-                let (busy, is_over) = (&busy, &is_over);
-                scope.spawn(move || {
-                    let script = format!("ip link add b{number} type veth peer name c{number}; ip link del b{number}");
-                    while !is_over.load(Ordering::Relaxed) {
-                        busy.shell(&script);
-                    }
-                });
-            }
-            let dns = stage.host.receive_udp(HOST, 53);
-            dns.set_read_timeout(Some(Duration::from_secs(2))).expect("a limit");
-            let heard: Vec<bool> = (1..=20)
-                .map(|number| {
-                    let (app, address) = (Namespace::new(), Ipv4Addr::new(10, 83, 3, number));
-                    let socket = app.receive_udp(Ipv4Addr::UNSPECIFIED, 0);
-                    let name = owner(&format!("first{number}"));
-                    if number % 2 == 0 {
-                        stage.network.attach(app.fd(), &name, address).expect("attach");
-                    } else {
-                        let spare = stage.network.make_spare(app.fd()).expect("spare");
-                        stage.network.give_spare(spare, &name, address).expect("given");
-                    }
-                    socket.send_to(b"first", (HOST, 53)).expect("send");
-                    let heard = dns.recv_from(&mut [0; 8]).is_ok_and(|(_, from)| from.ip() == IpAddr::V4(address));
-                    drop((app, socket));
-                    heard
-                })
-                .collect();
-            is_over.store(true, Ordering::Relaxed);
-            assert_eq!(heard, [true; 20], "sent in the moment in which the link was said to be there");
-        });
+        let dns = stage.host.receive_udp(HOST, 53);
+        dns.set_read_timeout(Some(Duration::from_secs(2))).expect("a limit");
+        let heard: Vec<bool> = (1..=20)
+            .map(|number| {
+                let (app, address) = (Namespace::new(), Ipv4Addr::new(10, 83, 3, number));
+                let socket = app.receive_udp(Ipv4Addr::UNSPECIFIED, 0);
+                let name = owner(&format!("first{number}"));
+                if number % 2 == 0 {
+                    stage.network.attach(app.fd(), &name, address).expect("attach");
+                } else {
+                    let spare = stage.network.make_spare(app.fd()).expect("spare");
+                    stage.network.give_spare(spare, &name, address).expect("given");
+                }
+                socket.send_to(b"first", (HOST, 53)).expect("send");
+                dns.recv_from(&mut [0; 8]).is_ok_and(|(_, from)| from.ip() == IpAddr::V4(address))
+            })
+            .collect();
+        assert_eq!(heard, [true; 20], "sent in the moment in which the link was said to be there");
     });
 }
