@@ -129,6 +129,16 @@ impl AsFd for Disk {
     }
 }
 
+/// The image, open, once nobody has it mounted; nobody can mount it for as long as this is held.
+///
+/// # Errors
+/// [`Step::Disk`] on the image: it cannot be opened, or is still in use after five seconds.
+pub fn hold(image: &Path) -> Result<File, Failure> {
+    let file = File::options().read(true).write(true).open(image).or_fail(Step::Disk, image)?;
+    lock(&file, image, BUSY_LIMIT)?;
+    Ok(file)
+}
+
 /// The lock belongs to the open file, which the loop device keeps until it is let go.
 fn lock(file: &File, image: &Path, patience: Duration) -> Result<(), Failure> {
     let began = Instant::now();

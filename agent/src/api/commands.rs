@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::answer::{Answer, Refused, parse, read};
+use super::patient::Endless;
 use super::{DEADLINE, MAX_JSON, Shared};
 use crate::command::{Running, Seat};
 use crate::instance::registry;
@@ -30,25 +31,31 @@ pub(super) async fn exec(
 ) -> Result<Response, Refused> {
     let id: InstanceId = parse(&id)?;
     let status = agent.instances.status(&id).ok_or_else(|| registry::not_found(&id))?;
-    let (upgrade, request) = taken::<ExecRequest>(request).await?;
+    let (wish, request) = taken::<ExecRequest>(request).await?;
     let seat = agent.commands.seat(Some(&id))?;
     let commands = agent.commands.clone();
-    join(&agent, seat, upgrade, async move { commands.beside(status, request).await }).await
+    join(&agent, seat, wish, async move { commands.beside(status, request).await }).await
 }
 
 pub(super) async fn run(State(agent): State<Shared>, request: Request) -> Result<Response, Refused> {
-    let (upgrade, request) = taken::<RunRequest>(request).await?;
+    let (wish, request) = taken::<RunRequest>(request).await?;
     let seat = agent.commands.seat(None)?;
     let commands = agent.commands.clone();
-    join(&agent, seat, upgrade, async move { commands.alone(request).await }).await
+    join(&agent, seat, wish, async move { commands.alone(request).await }).await
 }
 
 pub(super) async fn usage(State(agent): State<Shared>) -> Answer<Vec<PlaceUsage>> {
     Ok(Json(agent.commands.usage(&agent.instances).await?))
 }
 
-/// The wish to speak our protocol, and what is asked for in the body.
-async fn taken<T: DeserializeOwned>(mut request: Request) -> Result<(OnUpgrade, T), Problem> {
+/// The wish to speak our protocol, from then on for as long as it takes.
+struct Wish {
+    upgrade: OnUpgrade,
+    endless: Endless,
+}
+
+/// The wish, and what is asked for in the body.
+async fn taken<T: DeserializeOwned>(mut request: Request) -> Result<(Wish, T), Problem> {
     let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
     let asked = asked.unwrap_or_default().to_owned();
     let is_ours = asked.split(',').any(|name| name.trim().eq_ignore_ascii_case(PROTOCOL));
@@ -56,10 +63,11 @@ async fn taken<T: DeserializeOwned>(mut request: Request) -> Result<(OnUpgrade, 
         let detail = format!("this call is an upgrade to {PROTOCOL}, and {asked:?} was asked for");
         Problem::new(ErrorCode::BadRequest, detail).hint("agent, controller and drowse are to be of one release")
     })?;
+    let endless = request.extensions().get::<Endless>().cloned().unwrap_or_default();
     let body = tokio::time::timeout(SWITCH, axum::body::to_bytes(request.into_body(), MAX_JSON)).await;
     let body = body.map_err(|_| Problem::new(ErrorCode::Deadline, "the body did not arrive in time"))?;
     let body = body.map_err(|error| Problem::new(ErrorCode::BadRequest, error.to_string()))?;
-    Ok((upgrade, read(Ok(body))?))
+    Ok((Wish { upgrade, endless }, read(Ok(body))?))
 }
 
 /// Starts a command, and joins it to the connection. What is started is ended by its own task, also if
@@ -67,11 +75,12 @@ async fn taken<T: DeserializeOwned>(mut request: Request) -> Result<(OnUpgrade, 
 async fn join(
     agent: &Shared,
     seat: Seat,
-    upgrade: OnUpgrade,
+    wish: Wish,
     start: impl Future<Output = Result<Running, Problem>> + Send + 'static,
 ) -> Result<Response, Refused> {
     let (answer, answered) = oneshot::channel();
     let commands = agent.commands.clone();
+    let Wish { upgrade, endless } = wish;
     agent.commands.spawn(async move {
         let _seat = seat;
         let running = match start.await {
@@ -89,6 +98,7 @@ async fn join(
     let late = |_| Problem::new(ErrorCode::Deadline, format!("the command was not started in {DEADLINE:?}"));
     let broken = |_| Problem::new(ErrorCode::Internal, "the start of the command broke off");
     tokio::time::timeout(DEADLINE, answered).await.map_err(late)?.map_err(broken)??;
+    endless.begin();
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("upgrade")),
         (header::UPGRADE, HeaderValue::from_static(PROTOCOL)),

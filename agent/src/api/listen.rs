@@ -18,7 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::Refused;
-use super::patient::Patient;
+use super::patient::{Endless, Patient};
 use super::peer::{Class, Peers};
 
 /// How many connections there may be at once of root and the controller, of the router, and of all others.
@@ -125,10 +125,14 @@ pub(super) async fn connection<S>(stream: S, router: Router, class: Class)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let router = router.layer(axum::middleware::from_fn(not_for_strangers)).layer(Extension(class));
+    let endless = Endless::default();
+    let router = router.layer(axum::middleware::from_fn(not_for_strangers));
+    let router = router.layer(Extension(class)).layer(Extension(endless.clone()));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).half_close(false).max_buf_size(BUFFER);
-    let stream = TokioIo::new(Patient::new(stream));
+    // Else what is said of a bad request could come before what is left of the answer to the one before it.
+    builder.writev(false);
+    let stream = TokioIo::new(Patient::new(stream, endless));
     let served = builder.serve_connection(stream, TowerToHyperService::new(router)).with_upgrades();
     if let Err(error) = served.await {
         tracing::debug!("a connection broke off: {error}");

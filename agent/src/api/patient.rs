@@ -1,9 +1,12 @@
 //! A connection whose writes have a limit: a reader who takes nothing for so long is gone, and what was kept
-//! for it is let go.
+//! for it is let go. One that became a user's terminal has none: it may wait in a pager for hours, and holds
+//! no more than a few frames.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,15 +21,26 @@ pub(super) struct Patient<S> {
     inner: S,
     /// Set while a write is waited for.
     limit: Option<Pin<Box<Sleep>>>,
+    endless: Endless,
+}
+
+/// Takes the limit from a connection. Calls find that of theirs among the request's extensions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Endless(Arc<AtomicBool>);
+
+impl Endless {
+    pub(super) fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl<S> Patient<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, limit: None }
+    pub(super) fn new(inner: S, endless: Endless) -> Self {
+        Self { inner, limit: None, endless }
     }
 
     fn judge<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        if written.is_ready() || self.endless.0.load(Ordering::Relaxed) {
             self.limit = None;
             return written;
         }
@@ -77,7 +91,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_who_takes_nothing_is_given_up_and_a_slow_one_is_not() {
         let (ours, theirs) = tokio::io::duplex(1000);
-        let mut ours = Patient::new(ours);
+        let mut ours = Patient::new(ours, Endless::default());
         let reader = tokio::spawn(async move {
             let (mut theirs, mut buffer) = (theirs, [0; 1000]);
             for _ in 0..5 {
@@ -92,5 +106,17 @@ mod tests {
         let began = Instant::now();
         let error = ours.write_all(&[7; 1]).await.expect_err("nobody reads");
         assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, PATIENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_limit_may_read_an_hour_later() {
+        let (ours, mut theirs) = tokio::io::duplex(1000);
+        let endless = Endless::default();
+        let mut ours = Patient::new(ours, endless.clone());
+        endless.begin();
+        let writing = tokio::spawn(async move { ours.write_all(&[7; 5000]).await });
+        tokio::time::sleep(PATIENCE * 60).await;
+        theirs.read_exact(&mut [0; 5000]).await.expect("reads");
+        writing.await.expect("ends").expect("all was taken");
     }
 }

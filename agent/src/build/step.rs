@@ -114,7 +114,7 @@ impl Workshop<'_> {
             () = self.is_stuck() => Some(self.out_of_processes(&format!("{shown} was ended"))),
             () = self.cancel.cancelled() => Some(cancelled()),
         };
-        let refused = self.usage().await.is_some_and(|usage| usage.pids_refused > 0);
+        let refused = self.refused_forks().await > 0;
         let ended = sandboxes.collect(home, app).await;
         sandboxes.clear(home).await.map_err(|error| problem::of_sandbox(&error))?;
         if let Some(problem) = stopped {
@@ -195,6 +195,11 @@ impl Workshop<'_> {
         blocking(move || Ok(cgroups.usage(&place)?)).await.ok()
     }
 
+    async fn refused_forks(&self) -> u64 {
+        let (cgroups, place) = (self.node.sandboxes.cgroups.clone(), self.home.place.clone());
+        blocking(move || Ok(cgroups.refused_forks(&place)?)).await.unwrap_or_default()
+    }
+
     /// Ready when it has had all the processes that it may for a while, and wants more: what forks
     /// without end does not fail by itself.
     async fn is_stuck(&self) {
@@ -203,7 +208,7 @@ impl Workshop<'_> {
         loop {
             tokio::time::sleep(LOOK).await;
             let usage = self.usage().await.unwrap_or_default();
-            if usage.pids_refused == 0 || usage.pids * 10 < limit * 9 {
+            if usage.pids * 10 < limit * 9 || self.refused_forks().await == 0 {
                 since = None;
             } else if since.get_or_insert_with(Instant::now).elapsed() > STUCK {
                 return;

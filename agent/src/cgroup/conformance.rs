@@ -60,6 +60,7 @@ fn conformance(world: &dyn World) {
     a_group_that_was_killed_takes_new_processes(world, &one);
     a_command_is_inside_the_app_and_killed_by_itself(world, &one);
     the_number_of_processes_is_limited(world, &one);
+    a_command_past_the_memory_limit_is_killed_alone(world, &one);
     a_process_past_the_memory_limit_is_killed_and_counted(world, &one);
     removing_needs_an_empty_place_and_leaves_nothing(world, &one, &other);
 }
@@ -218,6 +219,29 @@ fn the_number_of_processes_is_limited(world: &dyn World, place: &Place) {
     until("the place to be empty", || !world.cgroups().is_populated(place, Leaf::App).expect("populated"));
 }
 
+fn a_command_past_the_memory_limit_is_killed_alone(world: &dyn World, place: &Place) {
+    let cgroups = world.cgroups();
+    cgroups.create(place, &limits(48, 25, 100)).expect("create");
+    let command = CommandGroup::generate();
+    let mut app = world.start(place, Leaf::App);
+    let mut greedy = world.start_command(place, &command);
+    let (of_app, of_both) = (
+        cgroups.oom_kills(place).expect("count"),
+        cgroups.oom_kills_with(place, &command).expect("count with the command's"),
+    );
+    greedy.exceed();
+    assert!(greedy.was_killed());
+    until("the kill to be counted", || cgroups.oom_kills_with(place, &command).expect("count") > of_both);
+    assert_eq!(cgroups.oom_kills(place).expect("count"), of_app, "it is none of the app's");
+    let count = app.count();
+    until("the app to go on", || app.count() > count);
+    until("the command to be gone", || cgroups.command_processes(place, &command).expect("processes").is_empty());
+    cgroups.remove_command(place, &command).expect("remove");
+    cgroups.kill_app(place).expect("kill");
+    assert!(app.was_killed());
+    until("the app's group to be empty", || !cgroups.is_populated(place, Leaf::App).expect("populated"));
+}
+
 fn a_process_past_the_memory_limit_is_killed_and_counted(world: &dyn World, place: &Place) {
     let cgroups = world.cgroups();
     cgroups.create(place, &limits(48, 25, 100)).expect("create");
@@ -307,21 +331,21 @@ impl Drop for Machine {
     }
 }
 
+/// Builtins only, so that it stays one process. A second line makes it greedy.
+const COUNTS: &str = "read go; while :; do printf x; \
+    if read -t 0.1 order; then printf -v all '%*s' 100000000 ''; fi; done";
+
 impl World for Machine {
     fn cgroups(&self) -> &dyn Cgroups {
         &*self.cgroups
     }
 
     fn start(&self, place: &Place, leaf: Leaf) -> Box<dyn Process + '_> {
-        // Builtins only, so that it stays one process. A second line makes it greedy.
-        const SCRIPT: &str = "read go; while :; do printf x; \
-            if read -t 0.1 order; then printf -v all '%*s' 100000000 ''; fi; done";
-        Box::new(Real::start(self.cgroups.open_procs(place, leaf).expect("open"), "bash", SCRIPT))
+        Box::new(Real::start(self.cgroups.open_procs(place, leaf).expect("open"), "bash", COUNTS))
     }
 
     fn start_command(&self, place: &Place, command: &CommandGroup) -> Box<dyn Process + '_> {
-        const SCRIPT: &str = "read go; while :; do printf x; read -t 0.1 order; done";
-        Box::new(Real::start(self.cgroups.make_command(place, command).expect("made"), "bash", SCRIPT))
+        Box::new(Real::start(self.cgroups.make_command(place, command).expect("made"), "bash", COUNTS))
     }
 
     fn is_refused(&self, place: &Place, children: u32) -> bool {

@@ -54,6 +54,7 @@ struct Group {
     commands: BTreeMap<CommandGroup, BTreeSet<i32>>,
     frozen: bool,
     oom_kills: u64,
+    commands_killed: BTreeMap<CommandGroup, u64>,
     refused_forks: u64,
     memory: u64,
     watchers: Vec<OwnedFd>,
@@ -104,13 +105,18 @@ impl Fake {
         }
     }
 
-    /// As if the kernel had killed this process of the app at its memory limit, and only this one, as
-    /// on a hybrid host.
+    /// As if the kernel had killed this process at the memory limit, and only this one, as on a hybrid host.
     pub fn kill_for_memory(&self, place: &Place, pid: i32) {
-        if let Some(group) = self.lock().groups.get_mut(place)
-            && group.app.remove(&pid)
-        {
-            group.oom_kills += 1;
+        if let Some(group) = self.lock().groups.get_mut(place) {
+            if group.app.remove(&pid) {
+                group.oom_kills += 1;
+            } else {
+                for (command, pids) in &mut group.commands {
+                    if pids.remove(&pid) {
+                        *group.commands_killed.entry(command.clone()).or_default() += 1;
+                    }
+                }
+            }
             for watcher in &group.watchers {
                 // A counter that is full is still readable, which is all that a watcher needs.
                 let _ = rustix::io::write(watcher, &1_u64.to_ne_bytes());
@@ -144,6 +150,7 @@ impl Group {
             commands,
             frozen: false,
             oom_kills: 0,
+            commands_killed: BTreeMap::new(),
             refused_forks: 0,
             memory: 0,
             watchers: Vec::new(),
@@ -295,8 +302,8 @@ impl Cgroups for Fake {
         Ok(())
     }
 
-    fn oom_kills_with(&self, place: &Place, _command: &CommandGroup) -> Result<u64, CgroupError> {
-        self.oom_kills(place)
+    fn oom_kills_with(&self, place: &Place, command: &CommandGroup) -> Result<u64, CgroupError> {
+        self.with(place, |group| group.oom_kills + group.commands_killed.get(command).copied().unwrap_or_default())
     }
 
     fn remove_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {
@@ -306,6 +313,7 @@ impl Cgroups for Fake {
             return Err(files::failed("remove", &path(place))(io::Error::from_raw_os_error(libc::EBUSY)));
         }
         group.commands.remove(command);
+        group.commands_killed.remove(command);
         Ok(())
     }
 

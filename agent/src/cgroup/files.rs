@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{CgroupError, Leaf};
+use super::CgroupError;
 
 /// How long a dying group is waited for when it is removed.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
@@ -54,17 +54,6 @@ pub(super) fn read_key(path: &Path, key: &str) -> Result<u64, CgroupError> {
     let text = read(path)?;
     let number = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok());
     number.ok_or_else(|| CgroupError::Form { path: path.to_owned(), found: text })
-}
-
-/// How often a group of the pids controller, or one of its leaves, was refused a process. Which of
-/// them counts it differs between kernels.
-pub(super) fn refusals(group: &Path) -> Result<u64, CgroupError> {
-    let leaves = Leaf::ALL.into_iter().map(|leaf| group.join(leaf.folder()));
-    let counts = std::iter::once(group.to_owned()).chain(leaves).map(|folder| {
-        // The leaves of a version 2 group may not have the controller.
-        Ok(if_there(read_key(&folder.join("pids.events"), "max"))?.unwrap_or_default())
-    });
-    counts.sum()
 }
 
 /// `None` where the file is not there: a group that was never made or is gone.

@@ -226,7 +226,6 @@ impl Cgroups for Hybrid {
             memory: files::read_number(&memory.join("memory.usage_in_bytes"))?,
             peak: files::if_there(files::read_number(&memory.join("memory.max_usage_in_bytes")))?,
             pids: files::read_number(&self.pids.join(place.folder()).join("pids.current"))?,
-            pids_refused: files::refusals(&self.pids.join(place.folder()))?,
             cpu: unified::cpu_time(&self.unified.join(place.folder()))?,
         })
     }

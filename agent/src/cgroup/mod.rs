@@ -5,7 +5,8 @@
 //! are version 2, and [`Fake`], which records. One conformance suite is run against all of them.
 //!
 //! The tree is `ROOT/user-USER/ID/{init,app}`. Limits are on `ID`; our pid 1 is in `init`, everything
-//! the app starts in `app`, so that freezing or killing the app never reaches pid 1.
+//! the app starts in `app`, so that freezing or killing the app never reaches pid 1. Commands that users
+//! run beside it are below `app`, each in a group of its own.
 
 mod controllers;
 mod detect;
@@ -143,8 +144,6 @@ pub struct Usage {
     pub peak: Option<u64>,
     /// Processes and threads.
     pub pids: u64,
-    /// How often one more was refused at its limit, since it was made.
-    pub pids_refused: u64,
     /// Processor time used by all of it since it was made.
     pub cpu: Duration,
 }
@@ -231,9 +230,10 @@ pub trait Cgroups: Send + Sync {
     /// If the place is not there.
     fn drop_cache(&self, place: &Place) -> Result<(), CgroupError>;
 
-    /// How many processes of the place the kernel has killed for want of memory since it was made.
+    /// How many processes of the place the kernel has killed for want of memory since it was made, but for
+    /// those of commands.
     /// On a hybrid host the kernel kills one and leaves the rest: whoever sees the count move calls
-    /// [`kill_app`](Self::kill_app). A version 2 kernel kills all of `app` itself.
+    /// [`kill_app`](Self::kill_app). A version 2 kernel kills all of the app itself.
     ///
     /// # Errors
     /// If the place is not there.
@@ -285,8 +285,8 @@ pub trait Cgroups: Send + Sync {
     /// If the kernel refuses.
     fn kill_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError>;
 
-    /// [`oom_kills`](Self::oom_kills) with those of a command, which version 1 counts apart: there the
-    /// kernel kills a greedy command alone, while version 2 kills all of `app` with it.
+    /// [`oom_kills`](Self::oom_kills) with those of a command, which are counted apart: the kernel kills a
+    /// greedy command alone.
     ///
     /// # Errors
     /// If the place is not there.

@@ -1,4 +1,8 @@
 //! Hosts with one version 2 hierarchy that has the memory, pids and cpu controllers.
+//!
+//! The kernel kills all of a group together at the memory limit where the group says so, and a group with
+//! controllers for its children may hold no process itself. So the app's processes are in `app/main`, which
+//! says so, and each command beside it in a group of its own below `app`: a greedy one ends alone.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -64,9 +68,19 @@ impl V2 {
     fn leaf(&self, place: &Place, leaf: Leaf) -> PathBuf {
         self.group(place).join(leaf.folder())
     }
+
+    /// Where the processes of a leaf are.
+    fn home(&self, place: &Place, leaf: Leaf) -> PathBuf {
+        match leaf {
+            Leaf::Init => self.leaf(place, leaf),
+            Leaf::App => self.leaf(place, leaf).join(MAIN),
+        }
+    }
 }
 
-/// What is below `app` has no controllers of its own: the limits are above it.
+/// The app's own processes, beside its commands.
+const MAIN: &str = "main";
+
 fn command_folder(app: &Path, command: &CommandGroup) -> PathBuf {
     app.join(command.folder())
 }
@@ -107,22 +121,24 @@ impl Cgroups for V2 {
         // Not there on a kernel without swap, which then needs no limit.
         files::if_there(files::write_checked(&group.join("memory.swap.max"), "0"))?;
         enable(&group, &["memory"])?;
+        files::make(&self.leaf(place, Leaf::App))?;
+        enable(&self.leaf(place, Leaf::App), &["memory"])?;
         for leaf in Leaf::ALL {
-            if files::make_new(&self.leaf(place, leaf))? {
+            if files::make_new(&self.home(place, leaf))? {
                 self.fresh.made(place, leaf);
             }
         }
-        files::write_checked(&self.leaf(place, Leaf::App).join("memory.oom.group"), "1")?;
+        files::write_checked(&self.home(place, Leaf::App).join("memory.oom.group"), "1")?;
         Ok(Made::new(is_new))
     }
 
     fn open_procs(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
-        Ok(vec![files::open_procs(&self.leaf(place, leaf), "cgroup.procs")?])
+        Ok(vec![files::open_procs(&self.home(place, leaf), "cgroup.procs")?])
     }
 
     fn open_groups(&self, place: &Place, leaf: Leaf) -> Result<Vec<OwnedFd>, CgroupError> {
         if self.fresh.has(place, leaf) {
-            return Ok(vec![fresh::open_folder(&self.leaf(place, leaf))?]);
+            return Ok(vec![fresh::open_folder(&self.home(place, leaf))?]);
         }
         self.open_procs(place, leaf)
     }
@@ -172,7 +188,9 @@ impl Cgroups for V2 {
     }
 
     fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
-        files::read_key(&self.group(place).join("memory.events"), "oom_kill")
+        // A kill is counted where the killed process was, and above.
+        let count = |leaf| files::read_key(&self.home(place, leaf).join("memory.events"), "oom_kill");
+        Ok(count(Leaf::Init)? + count(Leaf::App)?)
     }
 
     fn refused_forks(&self, place: &Place) -> Result<u64, CgroupError> {
@@ -181,7 +199,7 @@ impl Cgroups for V2 {
     }
 
     fn watch_oom(&self, place: &Place) -> Result<OwnedFd, CgroupError> {
-        let path = self.group(place).join("memory.events");
+        let path = self.home(place, Leaf::App).join("memory.events");
         let watch = || {
             let notices = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
             inotify::add_watch(&notices, &path, inotify::WatchFlags::MODIFY)?;
@@ -196,7 +214,6 @@ impl Cgroups for V2 {
             memory: files::read_number(&group.join("memory.current"))?,
             peak: files::if_there(files::read_number(&group.join("memory.peak")))?,
             pids: files::read_number(&group.join("pids.current"))?,
-            pids_refused: files::refusals(&group)?,
             cpu: unified::cpu_time(&group)?,
         })
     }
@@ -214,6 +231,7 @@ impl Cgroups for V2 {
     fn make_command(&self, place: &Place, command: &CommandGroup) -> Result<Vec<OwnedFd>, CgroupError> {
         let group = command_folder(&self.leaf(place, Leaf::App), command);
         files::make(&group)?;
+        files::write_checked(&group.join("memory.oom.group"), "1")?;
         Ok(vec![files::open_procs(&group, "cgroup.procs")?])
     }
 
@@ -225,8 +243,10 @@ impl Cgroups for V2 {
         unified::kill(&command_folder(&self.leaf(place, Leaf::App), command))
     }
 
-    fn oom_kills_with(&self, place: &Place, _command: &CommandGroup) -> Result<u64, CgroupError> {
-        self.oom_kills(place)
+    fn oom_kills_with(&self, place: &Place, command: &CommandGroup) -> Result<u64, CgroupError> {
+        let own = command_folder(&self.leaf(place, Leaf::App), command).join("memory.events");
+        let own = files::if_there(files::read_key(&own, "oom_kill"))?;
+        Ok(self.oom_kills(place)? + own.unwrap_or_default())
     }
 
     fn remove_command(&self, place: &Place, command: &CommandGroup) -> Result<(), CgroupError> {

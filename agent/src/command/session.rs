@@ -27,7 +27,7 @@ const CHUNK: usize = 16 << 10;
 const WAITING: usize = 4;
 /// How long a command has to end after its client went.
 const HANG_UP: Duration = Duration::from_secs(5);
-/// How long a client may take for what is left when the command has ended.
+/// How long a client may take for what it is told of streams that cannot be used.
 const LAST_BYTES: Duration = Duration::from_secs(60);
 /// The end-of-file character of a terminal, as it is set up.
 const END_OF_FILE: u8 = 4;
@@ -64,7 +64,6 @@ impl Commands {
         let over = tokio::select! {
             () = process::ended(main.identity) => Over::Ended,
             () = &mut heard => Over::Gone,
-            // The connection has given up a reader who takes nothing for a minute.
             _ = &mut writing => Over::Gone,
             () = self.end.cancelled() => Over::Agent,
         };
@@ -91,7 +90,8 @@ impl Commands {
                 tokio::select! {
                     () = last => {}
                     () = &mut heard => {}
-                    () = tokio::time::sleep(LAST_BYTES) => {}
+                    // Its user may read for hours what it has left behind.
+                    () = self.end.cancelled() => {}
                 }
             }
             Over::Gone => {

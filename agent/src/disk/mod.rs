@@ -8,6 +8,7 @@ mod spare;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,13 +117,25 @@ impl Disks {
         self.0.is_limited && rules::in_force(Rule::LimitDisk)
     }
 
-    /// Makes an empty disk at `image`, unless one is there: all of it or nothing.
+    /// Makes an empty disk at `image`, unless one is there: all of it or nothing. One that nobody let go of
+    /// as it should, since the host went down, is checked; where that does not make it whole it is put aside
+    /// as `NAME.damaged`, and an empty one takes its place: an app without what it wrote can at least run.
     ///
     /// # Errors
     /// Says what the host lacks, or which file could not be written.
     pub fn make(&self, image: &Path, limits: &Limits) -> Result<(), DiskError> {
         if image.exists() {
-            return Ok(());
+            let Some(said) = mend(image)? else { return Ok(()) };
+            let damaged = image.with_extension("damaged");
+            std::fs::rename(image, &damaged).map_err(|source| DiskError::Io {
+                action: "put aside",
+                path: image.to_owned(),
+                source,
+            })?;
+            tracing::error!(
+                "a disk cannot be mended and is empty from now on; what was on it is in {}: {said}",
+                damaged.display()
+            );
         }
         let empty = self.empty(limits)?;
         let half = image.with_extension("half-made");
@@ -198,6 +211,41 @@ fn format(image: &Path, size: MemoryBytes, files: u32) -> Result<(), DiskError> 
     Err(DiskError::Refused { size, said })
 }
 
+/// Checks a disk that is not mounted and was not left as it should. What is still wrong with it, if anything.
+fn mend(image: &Path) -> Result<Option<String>, DiskError> {
+    let held = drowse_launcher::disk::hold(image)?;
+    if was_let_go(&held) {
+        return Ok(None);
+    }
+    let checked = Command::new("e2fsck").arg("-p").arg(image).env("PATH", search_path()).stdin(Stdio::null()).output();
+    let Ok(output) = checked else {
+        // The kernel replays its journal, and says what else is wrong.
+        return Ok(None);
+    };
+    // 1: there was something, and it is right now.
+    if matches!(output.status.code(), Some(0 | 1)) {
+        tracing::info!("a disk that the host went down with was checked: {}", image.display());
+        return Ok(None);
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let lines: Vec<_> = String::from_utf8_lossy(&said).lines().map(|line| line.trim().to_owned()).collect();
+    Ok(Some(lines.join("; ")))
+}
+
+/// Whether the last who had it mounted unmounted it, and found no fault: what its superblock says.
+fn was_let_go(image: &File) -> bool {
+    let mut block = [0; 1024];
+    let short = |at: usize, block: &[u8; 1024]| u16::from_le_bytes([block[at], block[at + 1]]);
+    const MAGIC: (usize, u16) = (0x38, 0xEF53);
+    const STATE: (usize, u16) = (0x3A, 1);
+    /// Of the features that a reader must know: there is something in the journal.
+    const RECOVER: (usize, u16) = (0x60, 4);
+    image.read_exact_at(&mut block, 1024).is_ok()
+        && short(MAGIC.0, &block) == MAGIC.1
+        && short(STATE.0, &block) == STATE.1
+        && short(RECOVER.0, &block) & RECOVER.1 == 0
+}
+
 /// Whoever started the agent may not have the folders of root's programs in its path.
 fn search_path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
@@ -265,6 +313,34 @@ mod tests {
             std::fs::read_dir(folder.path()).expect("list").flatten().map(|e| e.file_name()).collect();
         names.sort();
         assert_eq!(names, ["disk", "disks"]);
+    }
+
+    #[test]
+    fn a_disk_that_the_host_went_down_with_is_whole_again_or_makes_room_for_an_empty_one() {
+        if !is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir_in("/var/tmp").expect("a folder");
+        let (disks, image) = (disks(&folder), folder.path().join("disk"));
+        disks.make(&image, &LIMITS).expect("made");
+        let mounted = Disk::open(&image).expect("mounts");
+        std::fs::write(mounted.path().join("kept"), "mine").expect("written");
+        File::open(mounted.path().join("kept")).and_then(|file| file.sync_all()).expect("on the disk");
+        // As a power cut leaves it: it says that it is mounted, and nobody has it.
+        let cut = folder.path().join("cut");
+        copy_sparse(&image, &cut).expect("copied");
+        drop(mounted);
+        assert!(!was_let_go(&File::open(&cut).expect("opens")));
+        disks.make(&cut, &LIMITS).expect("mended");
+        assert!(was_let_go(&File::open(&cut).expect("opens")), "checked before anybody mounts it");
+        assert_eq!(std::fs::read(Disk::open(&cut).expect("mounts").path().join("kept")).expect("kept"), b"mine");
+
+        drop(drowse_launcher::disk::hold(&cut).expect("let go"));
+        File::options().write(true).open(&cut).and_then(|file| file.write_all_at(&[7; 64 << 10], 0)).expect("damaged");
+        disks.make(&cut, &LIMITS).expect("an empty one");
+        assert!(!Disk::open(&cut).expect("mounts").path().join("kept").exists());
+        let aside = std::fs::read(cut.with_extension("damaged")).expect("what was there is put aside");
+        assert_eq!(aside[..16], [7; 16]);
     }
 
     /// Whether as much as that can be written, with the rule and without it.

@@ -1,15 +1,20 @@
 //! Limits that an app reached and that do not end it: a full disk, no more files, processes or
 //! connections. Whoever sees it fail should not have to guess, so each is told once as an event.
+//!
+//! The kernel has no notice for a full disk, so it is looked. A look is two short files of memory and no
+//! thread, and all apps are looked at in one wake of the agent: hundreds of idle apps must cost nothing.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use drowse_api::MemoryBytes;
 use drowse_api::event::EventKind;
 use drowse_api::instance::InstanceSpec;
 use rustix::fs::statvfs;
+use tokio::time::Instant;
 
 use super::home::Home;
 use super::node::Node;
@@ -47,32 +52,34 @@ struct Disk {
 
 /// Tells what the app of `spec` reaches, for as long as it is polled.
 pub(super) async fn tell(node: &Node, spec: &InstanceSpec, home: &Home) -> Infallible {
-    let mut watch = Watch { refused_forks: forks(node, home).await, told: BTreeSet::new() };
+    let mut watch = Watch { refused_forks: forks(node, home), told: BTreeSet::new() };
     // The sandbox outlives the app, and so what leads to its disk.
     let (sandboxes, owned) = (node.sandboxes.clone(), home.clone());
     let root = blocking(move || Ok(sandboxes.root_of(&owned).filter(|_| owned.disk().exists()))).await.ok().flatten();
     loop {
-        tokio::time::sleep(EVERY).await;
-        let seen = look(node, home, root.clone()).await;
+        tokio::time::sleep_until(next_look()).await;
+        let seen = look(node, home, root.as_deref()).await;
         for limit in watch.news(&seen) {
             node.events.about(spec, EventKind::Instance, sentence(limit, spec, &seen));
         }
     }
 }
 
-async fn forks(node: &Node, home: &Home) -> u64 {
-    let (cgroups, place) = (node.sandboxes.cgroups.clone(), home.place.clone());
-    blocking(move || Ok(cgroups.refused_forks(&place)?)).await.unwrap_or(0)
+/// The same moment for all apps.
+fn next_look() -> Instant {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let looks = BEGAN.elapsed().as_secs() / EVERY.as_secs() + 1;
+    *BEGAN + EVERY.saturating_mul(u32::try_from(looks).unwrap_or(u32::MAX))
 }
 
-async fn look(node: &Node, home: &Home, root: Option<PathBuf>) -> Seen {
-    let (cgroups, place) = (node.sandboxes.cgroups.clone(), home.place.clone());
-    let looked = blocking(move || {
-        let disk = root.and_then(|root| disk(&root));
-        Ok(Seen { disk, refused_forks: cgroups.refused_forks(&place).unwrap_or(0), is_crowded: false })
-    });
-    let seen = looked.await.unwrap_or_default();
-    Seen { is_crowded: node.sandboxes.network.is_crowded(&home.owner).await.unwrap_or(false), ..seen }
+// Files of the kernel's memory, and numbers of a mounted disk: none of them waits for a device.
+fn forks(node: &Node, home: &Home) -> u64 {
+    node.sandboxes.cgroups.refused_forks(&home.place).unwrap_or(0)
+}
+
+async fn look(node: &Node, home: &Home, root: Option<&Path>) -> Seen {
+    let is_crowded = node.sandboxes.network.is_crowded(&home.owner).await.unwrap_or(false);
+    Seen { disk: root.and_then(disk), refused_forks: forks(node, home), is_crowded }
 }
 
 fn disk(root: &Path) -> Option<Disk> {

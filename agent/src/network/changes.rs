@@ -5,6 +5,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
@@ -19,6 +20,9 @@ use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth,
 
 use super::error::NetworkError;
 use super::netlink::{self, Link, NewEnd, host_route, is_missing, read_link};
+
+/// How long a link that is on may take to run.
+const RUNNING_LIMIT: Duration = Duration::from_secs(5);
 
 /// A change, and its name for when the kernel refuses it.
 pub(super) struct Change {
@@ -59,6 +63,12 @@ impl Change {
     pub fn rename(link: &Link, name: &str, alias: &str) -> Self {
         let message = LinkUnspec::new_with_index(link.index).name(name).alias(alias).build();
         Self::new(format!("call link {} {name}", link.name), 0, RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Switches a link off.
+    pub fn down(link: &Link) -> Self {
+        let message = LinkUnspec::new_with_index(link.index).down().build();
+        Self::new(format!("switch link {} off", link.name), 0, RouteNetlinkMessage::SetLink(message))
     }
 
     /// Gives a link another hardware address.
@@ -181,6 +191,24 @@ impl Changes {
             Some(_) => Ok(None),
             None => Ok(found.and_then(read_link)),
         }
+    }
+
+    /// Waits until the kernel lets packets out of the link of that name, both ends of which are on. It does
+    /// so a moment after the later end was switched on, and drops what is sent before without a word: an
+    /// answer to the first visitor, who would ask again only after a second. Newer kernels get it done
+    /// before they answer the question for the link.
+    ///
+    /// # Errors
+    /// If that does not come.
+    pub fn await_running(&self, name: &str) -> Result<(), NetworkError> {
+        let end = Instant::now() + RUNNING_LIMIT;
+        while !self.link(name)?.is_some_and(|link| link.is_running) {
+            if Instant::now() > end {
+                return Err(NetworkError::NotRunning { name: name.to_owned() });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Sends everything at once, and hands on every answer with the number of its question, until each

@@ -71,6 +71,12 @@ pub enum NetworkError {
         /// Whose.
         owner: Owner,
     },
+    /// A link was switched on, and the kernel lets nothing out of it.
+    #[error("link {name} is switched on at both ends and did not begin to run")]
+    NotRunning {
+        /// The link.
+        name: String,
+    },
     /// A link of that name belongs to somebody else.
     #[error("link {name} belongs to {alias:?} and not to {owner}; remove it or set another link_prefix")]
     NameTaken {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::changes::{Change, Changes};
 use super::elements::{self, Element};
 use super::error::NetworkError;
-use super::netlink::{Link, NewEnd, Route};
+use super::netlink::{self, Link, NewEnd, Route};
 use super::{GATEWAY, INNER_NAME, Owner, inside, sysctl};
 
 /// Where nothing says otherwise.
@@ -96,6 +96,7 @@ impl Plan {
         sysctl::set_for_link("ipv4", &self.name, "rp_filter", "1")?;
         sysctl::set_for_link("ipv4", &self.name, "forwarding", "1")?;
         changes.make(&[Change::address(link, GATEWAY, AddressScope::Link), Change::up(&self.name)])?;
+        inner.1.await_running(INNER_NAME)?;
         Ok(Some(inner))
     }
 
@@ -121,8 +122,20 @@ impl Plan {
         elements::add(&self.table, &Element { link: self.name.clone(), address })?;
         // What comes before the inside is there would be lost, and sent again only after a second.
         inside::change_owner(&spare.inside, &spare.inner, address, inner_mac(&self.owner), OUTER_MAC)?;
-        let [neighbour, route] = self.routes(&spare.outer, address);
-        changes.make(&[Change::rename(&spare.outer, &self.name, &self.alias), neighbour, route])
+        self.rename(changes, spare)?;
+        changes.make(&self.routes(&spare.outer, address))
+    }
+
+    fn rename(&self, changes: &Changes, spare: &Spare) -> Result<(), NetworkError> {
+        let rename = || Change::rename(&spare.outer, &self.name, &self.alias);
+        match changes.make(&[rename()]) {
+            // Kernels before 6.2 rename only what is off.
+            Err(NetworkError::Netlink { source, .. }) if netlink::is_busy(&source) => {
+                changes.make(&[Change::down(&spare.outer), rename(), Change::up(&self.name)])?;
+                spare.inside.await_running(INNER_NAME)
+            }
+            other => other,
+        }
     }
 
     /// The way to `address` from the host.

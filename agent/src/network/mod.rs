@@ -354,12 +354,6 @@ impl Network {
     /// # Errors
     /// If the kernel cannot be asked.
     pub async fn is_crowded(&self, owner: &Owner) -> Result<bool, NetworkError> {
-        // Nobody has many while there are few at all: the list costs a process.
-        let tracked = sysctl::read("net/netfilter/nf_conntrack_count").ok().and_then(|count| count.parse::<u32>().ok());
-        if tracked.is_some_and(|tracked| tracked < self.config.connections / 2) {
-            return Ok(false);
-        }
-        let name = self.plan(owner).name;
         let is_due = {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             let is_due = refused.as_of.is_none_or(|as_of| as_of.elapsed() > REFUSED_FRESH);
@@ -370,10 +364,20 @@ impl Network {
             is_due
         };
         if is_due {
-            let links = nft::members(&self.config.table, table::REFUSED).await?;
+            let links = self.refused_links().await?;
             self.refused.lock().unwrap_or_else(PoisonError::into_inner).links = links;
         }
-        Ok(self.refused.lock().unwrap_or_else(PoisonError::into_inner).links.contains(&name))
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(!refused.links.is_empty() && refused.links.contains(&self.plan(owner).name))
+    }
+
+    async fn refused_links(&self) -> Result<Vec<String>, NetworkError> {
+        // Nobody has many while there are few at all: the list costs a process.
+        let tracked = sysctl::read("net/netfilter/nf_conntrack_count").ok().and_then(|count| count.parse::<u32>().ok());
+        if tracked.is_some_and(|tracked| tracked < self.config.connections / 2) {
+            return Ok(Vec::new());
+        }
+        nft::members(&self.config.table, table::REFUSED).await
     }
 
     /// Every link of ours on the host.

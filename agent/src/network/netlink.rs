@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, State};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub mtu: u32,
     /// The index of the other end, in its own namespace.
     pub peer: Option<u32>,
+    /// Whether the kernel lets packets out of it.
+    pub is_running: bool,
 }
 
 /// An IPv4 route.
@@ -62,6 +64,11 @@ impl Drop for Netlink {
 pub(super) fn refused(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
     let action = action.into();
     move |source| NetworkError::Netlink { action, source }
+}
+
+/// Whether the kernel said that a link cannot be changed while it is on.
+pub(super) fn is_busy(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if -message.raw_code() == libc::EBUSY)
 }
 
 /// Whether the kernel said that what was to be changed or found is not there.
@@ -146,13 +153,15 @@ fn blocked(range: AddressRange) -> RouteMessage {
 }
 
 pub(super) fn read_link(message: LinkMessage) -> Option<Link> {
-    let mut link = Link { index: message.header.index, name: String::new(), alias: None, mtu: 0, peer: None };
+    let mut link =
+        Link { index: message.header.index, name: String::new(), alias: None, mtu: 0, peer: None, is_running: false };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::OperState(state) => link.is_running = state == State::Up,
             _ => {}
         }
     }

@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
 
 use drowse_api::client::Client;
 use drowse_api::exec::{Ended, ExecRequest, Job};
@@ -19,8 +18,6 @@ use crate::terminal::Terminal;
 
 /// How often Ctrl-C is passed on before it is meant for us.
 const PATIENCE: u32 = 3;
-/// How long standard output may take for the last bytes.
-const LAST_BYTES: Duration = Duration::from_secs(60);
 
 /// Runs a command beside a running instance.
 pub async fn exec(args: Exec, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
@@ -119,7 +116,7 @@ async fn show(mut session: Session) -> Result<Ended, Failure> {
                 let _ = errors.flush().await;
             }
             Event::Ended(ended) => {
-                let _ = tokio::time::timeout(LAST_BYTES, out.flush()).await;
+                let _ = out.flush().await;
                 return Ok(ended);
             }
         }

@@ -21,7 +21,8 @@ pub(super) enum Word {
     Failed(Failure),
     /// Something was asked for that this host can only do in part; it goes on.
     Shortfall(Failure),
-    /// Everything is done but the exec, for which it waits to be told.
+    /// Everything is done but the exec; an app waits to be told. Whoever is gone without this word was
+    /// killed before: a channel is closed by an end as it is by an exec.
     Ready,
 }
 

@@ -14,7 +14,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::{Signal, fchdir, pivot_root, set_parent_process_death_signal};
 
 use super::capabilities::Sets;
-use super::channel::Channel;
+use super::channel::{self, Channel, Word};
 use super::mounts::{self, attach};
 use super::process::Lines;
 use super::root::{Root, Shape, shape_of};
@@ -287,11 +287,13 @@ fn execute_init(blueprint: &Blueprint<'_>, null: &OwnedFd, channel: &Channel) ->
     // Children do not inherit it, an exec would keep it: the builder is about to end.
     let _ = set_parent_process_death_signal(None);
     sys::reset_signals();
+    // The channel has moved.
+    let report = sys::placed(REPORT);
+    channel::say(report, &Word::Ready);
     let executed = sys::execute_open(sys::placed(PROGRAM), &Strings::new(arguments), &Strings::new(vec![]));
     let Err(error) = executed;
     let failure = Failure::os(Step::Exec, "init", error);
-    // The channel has moved.
-    super::channel::say(sys::placed(REPORT), &super::channel::Word::Failed(failure));
+    channel::say(report, &Word::Failed(failure));
     sys::exit_now(1)
 }
 

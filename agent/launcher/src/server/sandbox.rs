@@ -196,17 +196,21 @@ fn new_clock(monotonic: ClockOffset, boottime: ClockOffset) -> std::io::Result<(
 
 fn await_init(pid: i32, pidfd: &OwnedFd, channel: &Channel) -> Result<Done, Ended> {
     let deadline = Instant::now() + CHILD_LIMIT;
-    let mut shortfalls = Vec::new();
+    let (mut shortfalls, mut is_ready) = (Vec::new(), false);
     loop {
         match channel.hear(deadline).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)? {
             Heard::Word(Word::Failed(failure)) => return Err(Ended::Later(failure)),
             Heard::Word(Word::Shortfall(failure)) => shortfalls.push(failure),
+            Heard::Word(Word::Ready) => is_ready = true,
             // Init has no terminal; whoever says so has nothing else to say.
-            Heard::Word(Word::Ready) | Heard::Terminal(_) => {}
+            Heard::Terminal(_) => {}
             Heard::Closed => break,
         }
     }
-    if is_readable(pidfd, Duration::ZERO).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)? {
+    // What ends lets go of the channel before its pidfd tells: a look at that alone may come too early.
+    let has_ended =
+        is_readable(pidfd, Duration::ZERO).or_fail(Step::Report, "the new sandbox").map_err(Ended::Later)?;
+    if !is_ready || has_ended {
         return Err(Ended::AtBirth(Failure::refused(Step::Builder, "init", "it ended before it was running")));
     }
     shortfalls.extend(set_oom_score(pid, INIT_OOM_SCORE));

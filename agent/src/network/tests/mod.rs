@@ -51,7 +51,7 @@ mod ranges {
     use super::*;
 
     fn check(route: Route) -> Result<(), String> {
-        let eth1 = Link { index: 7, name: "eth1".to_owned(), alias: None, mtu: 1500, peer: None };
+        let eth1 = Link { index: 7, name: "eth1".to_owned(), alias: None, mtu: 1500, peer: None, is_running: true };
         check_range(config().range, &[route], &[eth1], &[9]).map_err(|error| error.to_string())
     }
 
