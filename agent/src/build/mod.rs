@@ -15,6 +15,7 @@ mod queue;
 mod record;
 mod release;
 mod step;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
