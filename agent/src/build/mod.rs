@@ -10,6 +10,7 @@ mod dockerfile;
 mod foreign;
 mod image;
 mod key;
+mod layers;
 mod pipeline;
 mod queue;
 mod record;
@@ -287,7 +288,9 @@ async fn clean(node: &Node, home: &Home) {
         for name in ["upper", "work", "files", "manifests", "site", "images", "storage"] {
             remove_folder(&folder.join(name))?;
         }
-        ["upper-of", "disk", "exits"].iter().try_for_each(|name| remove_file(&folder.join(name)))
+        ["upper-of", "disk", "exits", "storage.disk", "storage.half-made"]
+            .iter()
+            .try_for_each(|name| remove_file(&folder.join(name)))
     });
     if let Ok(Err(error)) = removed.await {
         tracing::warn!("cannot remove the files of a build in {}: {error}", home.folder.display());
