@@ -142,9 +142,8 @@ async fn layers(shop: &Workshop<'_>) -> Result<Layers, Problem> {
 }
 
 async fn tidy(layers: Layers) {
-    match tokio::task::spawn_blocking(move || layers.tidy()).await {
-        Ok(Err(error)) => tracing::warn!("cannot look through the layers of builds: {error}"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || layers.tidy()).await {
+        tracing::warn!("cannot look through the layers of builds: {error}");
     }
 }
 
