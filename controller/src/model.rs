@@ -58,10 +58,22 @@ pub struct Registry {
     pub user: UserId,
     /// The registry, as references to its images begin.
     pub name: String,
-    /// The one password, by the username.
-    pub login: Secrets,
+    /// Who logs in.
+    pub username: String,
+    /// By what.
+    pub password: Password,
     /// Since when.
     pub since: Timestamp,
+}
+
+/// The password of a login.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Password {
+    /// As it is kept.
+    Sealed(Sealed),
+    /// As releases before the vault kept it, by the username; sealed when the controller starts.
+    Plain(Secrets),
 }
 
 /// An app: what its user wants.
@@ -465,7 +477,22 @@ macro_rules! record {
 
 record!(User, "user", 1, self => self.id.to_string());
 record!(Token, "token", 1, self => self.id.to_string());
-record!(Registry, "registry", 1, self => format!("{}.{}", self.user, self.name));
+
+impl Record for Registry {
+    const KIND: &'static str = "registry";
+    const VERSION: u32 = 2;
+    fn id(&self) -> String {
+        format!("{}.{}", self.user, self.name)
+    }
+    fn upgrade(_version: u32, mut value: serde_json::Value) -> serde_json::Value {
+        let login = value["login"].take();
+        let username = login.as_object().and_then(|login| login.keys().next()).cloned().unwrap_or_default();
+        value["username"] = username.into();
+        value["password"] = serde_json::json!({ "plain": login });
+        value
+    }
+}
+
 record!(App, "app", 2, self => self.name.to_string());
 record!(Deployment, "deployment", 2, self => self.id.to_string());
 record!(PastRelease, "release", 1, self => format!("{}.{:010}", self.app, self.number));

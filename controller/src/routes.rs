@@ -189,3 +189,48 @@ fn is_same(one: &Desired, other: &Desired) -> bool {
 fn table(domain: &HostName, run: &RunId, desired: &Desired, hosts: BTreeMap<HostName, Route>) -> RouteTable {
     RouteTable { revision: desired.revision.0, run: Some(run.clone()), domain: domain.to_string(), hosts }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use drowse_api::deployment::AppType;
+    use drowse_api::manifest::Manifest;
+    use drowse_api::{AppName, DeploymentId, Digest, NodeName, UserId};
+    use drowse_store::Revision;
+
+    use super::*;
+    use crate::api::access::Caller;
+    use crate::api::deploy::{Upload, accepted};
+
+    /// What clients take as one line (`drowse_api::client`).
+    const LONGEST_LINE: usize = 16 << 20;
+    const APPS: usize = 1000;
+    /// Of an app, with what else is kept for its releases.
+    const KEPT: usize = 15;
+
+    #[test]
+    fn the_table_of_a_thousand_apps_is_far_from_too_long_for_one_line() {
+        let caller = Caller { user: UserId::generate(), name: "owner".into(), by: "test".into(), is_admin: true };
+        let (manifest, node) = (Manifest::default(), NodeName::parse("node-1").expect("a name"));
+        let source = Digest::from_sha256([1; 32]);
+        let upload = Upload { app_type: AppType::Npm, manifest: &manifest, node: &node, source: &source };
+        let mut desired = Desired::default();
+        for number in 0..APPS {
+            let name = AppName::parse(format!("app-of-somebody-{number}")).expect("a name");
+            for _ in 0..KEPT {
+                let (step, _) = accepted(&desired, &caller, &name, &DeploymentId::generate(), &upload);
+                step.writes.iter().for_each(|write| desired.apply(write, Revision(1)));
+            }
+        }
+        let domain = HostName::parse("drowse.localhost").expect("a name");
+        let began = Instant::now();
+        let hosts = hosts(&desired, &domain, &SleepDefaults::default());
+        let made = began.elapsed();
+        assert_eq!(hosts.len(), 1 + APPS * (1 + KEPT));
+        let table = table(&domain, &RunId::generate(), &desired, hosts);
+        let line = serde_json::to_vec(&table).expect("is JSON");
+        println!("{APPS} apps: {} hosts, {} KiB, made in {made:?}", table.hosts.len(), line.len() / 1024);
+        assert!(line.len() < LONGEST_LINE / 2, "{} bytes", line.len());
+    }
+}

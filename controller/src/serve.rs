@@ -28,7 +28,7 @@ use crate::nodes::Node;
 use crate::reconcile::{Nodes, Reconciler};
 use crate::routers::Routers;
 use crate::routes::Publisher;
-use crate::vault::{Vault, VaultError, without_secrets};
+use crate::vault::{Vault, VaultError, without_logins, without_secrets};
 
 /// How often history that nobody needs is dropped.
 const COMPACTION: Duration = Duration::from_secs(60);
@@ -148,7 +148,12 @@ impl Controller {
         let ledger = Ledger::open(store, config.limits.events).await?;
         let base = ledger.desired();
         let vault = Arc::new(Vault::open(&config.secrets_key(), &base)?);
-        ledger.commit(&base, vec![first_step(&base, &config)]).await?;
+        let mut steps = vault.seal_all(&base).unwrap_or_else(|problem| {
+            tracing::error!(%problem, "logins for registries stay as an older release kept them");
+            Vec::new()
+        });
+        steps.push(first_step(&base, &config));
+        ledger.commit(&base, steps).await?;
         let (config, wake) = (Arc::new(config), Arc::new(Notify::new()));
         let nodes: Nodes = config
             .agents
@@ -199,7 +204,8 @@ impl Controller {
     }
 }
 
-/// Removes every secret of every app, for an operator whose key is lost. How many apps had some.
+/// Removes every secret of every app and every login for a registry, for an operator whose key is lost. How many
+/// apps and logins there were.
 ///
 /// # Errors
 /// The store's.
@@ -214,6 +220,7 @@ pub async fn forget_secrets(store: Store, config: &Config) -> Result<usize, Serv
             let message = format!("secrets removed by the operator ({}): they have to be set anew", names.join(", "));
             Some(Step::new(without_secrets(app)?).told(Fact::new(EventKind::App, message).app(&app.name)))
         })
+        .chain(without_logins(&base))
         .collect();
     Ok(ledger.commit(&base, steps).await?)
 }

@@ -13,6 +13,7 @@ use drowse_api::agent::{BuildRequest, BuildStatus};
 use drowse_api::deployment::AppType;
 use drowse_api::event::{AgentEvent, EventKind};
 use drowse_api::instance::{Failure, InstanceSpec, InstanceState, InstanceStatus, OnBootFailure, Workload};
+use drowse_api::secrets::Secrets;
 use drowse_api::{AppName, ControllerId, DeploymentId, Digest, ErrorCode, EventLogId, InstanceId, NodeName, Problem};
 use jiff::Timestamp;
 use tokio::net::UnixListener;
@@ -56,6 +57,7 @@ pub struct SimInstance {
 
 struct SimBuild {
     app: AppName,
+    registries: Secrets,
     controller: Option<ControllerId>,
     status: BuildStatus,
     script: BuildScript,
@@ -234,6 +236,11 @@ impl SimAgent {
         self.shared.world().most_running.get(app).copied().unwrap_or(0)
     }
 
+    /// The logins for registries that a build was given.
+    pub fn logins(&self, build: &DeploymentId) -> Secrets {
+        self.shared.world().builds.get(build).map(|build| build.registries.clone()).unwrap_or_default()
+    }
+
     /// How many builds and how many instances it started.
     #[must_use]
     pub fn starts(&self) -> (usize, usize) {
@@ -351,7 +358,7 @@ impl World {
             let is_static = request.input.app_type == AppType::Static;
             let workload = if is_static { Workload::Site } else { Workload::Web };
             let (app, controller, status) = (request.app, request.controller, BuildStatus::Preparing);
-            SimBuild { app, controller, status, script, workload }
+            SimBuild { app, registries: request.registries, controller, status, script, workload }
         });
     }
 }

@@ -1,16 +1,17 @@
-//! The key to the apps' secrets: outside the store, so that a copy of the database tells none of them.
+//! The key to the apps' secrets and to the users' logins for registries: outside the store, so that a copy of the
+//! database tells none of them.
 //!
-//! A secret is sealed when it is set, and opened only in the call that gives it to a node.
+//! What is secret is sealed when it is set, and opened only in the call that gives it to a node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use drowse_api::secrets::Secrets;
-use drowse_api::{AppName, ErrorCode, Problem};
+use drowse_api::{AppName, ErrorCode, Problem, UserId};
 use drowse_seal::{Key, KeyError, KeyId, Sealed};
 
-use crate::desired::Desired;
-use crate::model::{App, Release};
+use crate::desired::{Desired, Step, removal};
+use crate::model::{App, Password, Registry, Release};
 
 /// Why the secrets cannot be used. The controller does not start then: it would run apps without them.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,8 @@ pub enum VaultError {
     /// There is no file, and there are secrets.
     #[error(
         "the key file {path} is missing, and secrets are sealed with key {wanted}: put back the copy of it that was \
-         backed up; if there is none, `drowse-controller forget-secrets` removes all secrets, to be set anew"
+         backed up; if there is none, `drowse-controller forget-secrets` removes all secrets and logins for \
+         registries, to be set anew"
     )]
     Missing {
         /// The file.
@@ -32,8 +34,8 @@ pub enum VaultError {
     /// The file holds another key.
     #[error(
         "the key file {path} holds key {found}, and secrets are sealed with key {wanted}: put back the copy of that \
-         key that was backed up; if there is none, `drowse-controller forget-secrets` removes all secrets, to be set \
-         anew"
+         key that was backed up; if there is none, `drowse-controller forget-secrets` removes all secrets and logins \
+         for registries, to be set anew"
     )]
     Wrong {
         /// The file.
@@ -96,9 +98,53 @@ impl Vault {
     /// # Errors
     /// `host-unfit` where there is no key.
     pub fn seal(&self, app: &AppName, name: &str, value: &str) -> Result<Sealed, Problem> {
-        let key = self.key()?;
-        key.seal(&what(app, name), value.as_bytes())
-            .map_err(|error| Problem::new(ErrorCode::HostUnfit, format!("the secret cannot be sealed: {error}")))
+        self.sealed_as(&what(app, name), value)
+    }
+
+    /// Seals the password of a login.
+    ///
+    /// # Errors
+    /// `host-unfit` where there is no key.
+    pub fn seal_login(&self, user: &UserId, registry: &str, password: &str) -> Result<Sealed, Problem> {
+        self.sealed_as(&login(user, registry), password)
+    }
+
+    fn sealed_as(&self, what: &str, value: &str) -> Result<Sealed, Problem> {
+        let sealed = self.key()?.seal(what, value.as_bytes());
+        sealed.map_err(|error| Problem::new(ErrorCode::HostUnfit, format!("the secret cannot be sealed: {error}")))
+    }
+
+    /// The password of a login.
+    ///
+    /// # Errors
+    /// `host-unfit` with the registry whose login cannot be read.
+    pub fn reveal_login(&self, registry: &Registry) -> Result<String, Problem> {
+        let Registry { user, name, username, password, .. } = registry;
+        let unreadable = |why: String| {
+            let detail = format!("the login for {name} cannot be read: {why}");
+            Problem::new(ErrorCode::HostUnfit, detail).hint(format!("drowse registry login {name}"))
+        };
+        let sealed = match password {
+            Password::Sealed(sealed) => sealed,
+            Password::Plain(plain) => return Ok(of_user(plain, username).to_owned()),
+        };
+        let value = self.key()?.open(&login(user, name), sealed).map_err(|error| unreadable(error.to_string()))?;
+        String::from_utf8(value).map_err(|_| unreadable("it is no text".to_owned()))
+    }
+
+    /// Seals the logins that an older release kept as they are.
+    ///
+    /// # Errors
+    /// `host-unfit` where there is no key.
+    pub fn seal_all(&self, desired: &Desired) -> Result<Vec<Step>, Problem> {
+        let sealed = desired.registries.iter().filter_map(|registry| {
+            let Password::Plain(plain) = &registry.password else { return None };
+            let password = of_user(plain, &registry.username);
+            let sealed = self.seal_login(&registry.user, &registry.name, password);
+            let with = |sealed| Registry { password: Password::Sealed(sealed), ..Registry::clone(registry) };
+            Some(sealed.map(|sealed| Step::new(with(sealed))))
+        });
+        sealed.collect()
     }
 
     /// The values of an app's secrets.
@@ -131,11 +177,30 @@ fn what(app: &AppName, name: &str) -> String {
     format!("secret {name} of {app}")
 }
 
+/// The same of the password of a login.
+fn login(user: &UserId, registry: &str) -> String {
+    format!("login of {user} for {registry}")
+}
+
+fn of_user<'a>(plain: &'a Secrets, username: &str) -> &'a str {
+    plain.reveal().find(|(name, _)| *name == username).map(|(_, password)| password).unwrap_or_default()
+}
+
 fn sealed_values(desired: &Desired) -> impl Iterator<Item = &Sealed> {
-    desired.apps.iter().flat_map(|app| {
+    let of_apps = desired.apps.iter().flat_map(|app| {
         let of_releases = app.live.iter().chain(&app.pending).flat_map(|release| release.secrets.values());
         app.secrets.values().map(|secret| &secret.sealed).chain(of_releases)
-    })
+    });
+    let of_logins = desired.registries.iter().filter_map(|registry| match &registry.password {
+        Password::Sealed(sealed) => Some(sealed),
+        Password::Plain(_) => None,
+    });
+    of_apps.chain(of_logins)
+}
+
+/// The steps that remove the logins of all users.
+pub fn without_logins(desired: &Desired) -> impl Iterator<Item = Step> + '_ {
+    desired.registries.iter().map(|registry| Step::new(removal(registry.as_ref())))
 }
 
 /// The app without its secrets, if it has any.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -205,6 +205,95 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The images of a registry, from elsewhere: by TLS, out of a network namespace of its own, which sandboxes reach as they
+/// reach the internet. The authority of its certificate is made for it.
+pub struct Away {
+    child: Child,
+    namespace: String,
+    address: Ipv4Addr,
+    authority: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Away {
+    /// Serves what is in `registry`, as long as that is there, to who has [`LOGIN`].
+    #[must_use]
+    pub fn of(registry: &Registry) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Of the range for tests of networks (RFC 2544), by what no other test of this time has.
+        let number = std::process::id() % 16_384;
+        let [_, _, third, fourth] = (number * 4).to_be_bytes();
+        let [here, address] = [1, 2].map(|last| Ipv4Addr::new(198, 18, third, fourth + last));
+        let namespace = format!("drowse-registry-{number}");
+        let (outside, inside) = (format!("drg{number}o"), format!("drg{number}i"));
+        shell(&format!(
+            "ip netns add {namespace} && ip link add {outside} type veth peer name {inside} netns {namespace} && \
+             ip addr add {here}/30 dev {outside} && ip link set {outside} up && \
+             ip -n {namespace} addr add {address}/30 dev {inside} && ip -n {namespace} link set {inside} up && \
+             ip -n {namespace} link set lo up && ip -n {namespace} route add default via {here}"
+        ));
+        let place = folder.path().display();
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30";
+        shell(&format!(
+            "cd {place} && openssl req -x509 {key} -keyout ca.key -out ca.crt -subj /CN=tests && \
+             openssl req -x509 -CA ca.crt -CAkey ca.key {key} -keyout key -out crt -subj /CN=registry \
+             -addext subjectAltName=IP:{address} -addext basicConstraints=critical,CA:FALSE"
+        ));
+        fs::write(folder.path().join("htpasswd"), LOGIN_HASH).expect("written");
+        let config = json!({
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": true}},
+            "storage": {"filesystem": {"rootdirectory": registry.folder.path().join("data")}},
+            "auth": {"htpasswd": {"realm": "tests", "path": folder.path().join("htpasswd")}},
+            "http": {
+                "addr": format!("{address}:443"),
+                "tls": {"certificate": folder.path().join("crt"), "key": folder.path().join("key")},
+            },
+        });
+        fs::write(folder.path().join("config.yml"), config.to_string()).expect("written");
+        let child = Command::new("ip")
+            .args(["netns", "exec", &namespace, PROGRAM, "serve"])
+            .arg(folder.path().join("config.yml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the registry starts");
+        let away = Self { child, namespace, address, authority: folder.path().join("ca.crt"), _folder: folder };
+        let began = Instant::now();
+        while TcpStream::connect((address, 443)).is_err() {
+            assert!(began.elapsed() < LIMIT, "the registry never listened");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        away
+    }
+
+    /// Its name: its address, at the port of TLS.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The certificate of its authority.
+    #[must_use]
+    pub fn authority(&self) -> &Path {
+        &self.authority
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // The links end with it.
+        let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).status();
+    }
+}
+
+fn shell(script: &str) {
+    let done = Command::new("sh").args(["-c", script]).output().expect("a shell");
+    assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Passes one request on, and so much of the answer.

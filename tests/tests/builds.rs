@@ -8,7 +8,7 @@ use drowse_api::{ErrorCode, Problem};
 use drowse_tests::apps::App;
 use drowse_tests::load::Load;
 use drowse_tests::world::{Deployed, Options, World, upload};
-use drowse_tests::{needs_a_world, wait};
+use drowse_tests::{machine, needs_a_world, skip, wait};
 
 /// An npm app whose build is this line of shell.
 fn builds_by(command: &str) -> App {
@@ -119,4 +119,65 @@ async fn what_a_front_end_project_builds_is_served_as_a_static_site() {
     let (state, problem) = ended(&nothing);
     assert_eq!((state, problem.code), (DeploymentState::BuildError, ErrorCode::NothingToRun));
     assert!(problem.detail.contains("no index.html in dist"), "{}", problem.detail);
+}
+
+const SUM: &str = r#"
+#include <node_api.h>
+static napi_value sum(napi_env env, napi_callback_info info) {
+    size_t count = 2;
+    napi_value given[2], result;
+    double one, other;
+    napi_get_cb_info(env, info, &count, given, NULL, NULL);
+    napi_get_value_double(env, given[0], &one);
+    napi_get_value_double(env, given[1], &other);
+    napi_create_double(env, one + other, &result);
+    return result;
+}
+NAPI_MODULE_INIT() {
+    napi_value function;
+    napi_create_function(env, "sum", NAPI_AUTO_LENGTH, sum, NULL, &function);
+    return function;
+}
+"#;
+
+const SUMS: &str = "const sum = require('./build/Release/sum.node');
+const { existsSync } = require('fs');
+const compiler = existsSync('/usr/bin/g++') ? 'with' : 'without';
+require('http').createServer((_, answer) => answer.end(`${sum(1, 2)} ${compiler} a compiler\\n`))
+  .listen(process.env.PORT);
+";
+
+/// Tells what its module was made as, and whether there is a compiler.
+const SPEEDUPS: &str = r#"
+import http.server, os, markupsafe._speedups
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        compiler = "with" if os.path.exists("/usr/bin/g++") else "without"
+        made = "compiled" if markupsafe._speedups.__file__.endswith(".so") else "not"
+        self.wfile.write(f"{made} {compiler} a compiler\n".encode())
+http.server.HTTPServer(("", int(os.environ["PORT"])), Answer).serve_forever()
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compiled_while_it_is_installed_runs_where_no_compiler_is() {
+    needs_a_world!();
+    let index = std::fs::read_to_string(machine::stacks_dir().join("images/index.json")).unwrap_or_default();
+    if !(index.contains("stack/node-build") && index.contains("stack/python-build")) {
+        skip!("the base images node-build and python-build are missing: run scripts/stacks");
+    }
+    let world = World::start().await;
+    let native = App::empty(AppType::Npm)
+        .file("package.json", r#"{"name": "native", "version": "1.0.0", "scripts": {"start": "node server.js"}}"#)
+        .file("binding.gyp", r#"{"targets": [{"target_name": "sum", "sources": ["sum.c"]}]}"#)
+        .file("sum.c", SUM)
+        .file("server.js", SUMS);
+    let speedups = App::empty(AppType::Python)
+        .file("requirements.txt", "--no-binary=MarkupSafe\nMarkupSafe==3.0.2\n")
+        .file("Procfile", "web: exec python3 -u server.py\n")
+        .file("server.py", SPEEDUPS);
+    tokio::join!(world.deploy("native", &native), world.deploy("speedups", &speedups));
+    world.serves("native", "/", "3 without a compiler\n").await;
+    world.serves("speedups", "/", "compiled without a compiler\n").await;
 }

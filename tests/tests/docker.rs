@@ -4,8 +4,10 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
-use drowse_api::deployment::AppType;
+use drowse_api::ErrorCode;
+use drowse_api::deployment::{AppType, DeploymentState};
 use drowse_tests::apps::{App, example};
+use drowse_tests::load::Load;
 use drowse_tests::registry::{Image, Registry};
 use drowse_tests::world::{Options, World};
 use drowse_tests::{machine, needs_a_world, skip};
@@ -36,12 +38,129 @@ async fn the_docker_example_is_built_in_two_stages_and_again_from_its_layers() {
     println!("docker example: {took:?}, and with its layers {:?}", began.elapsed());
     assert!(again.log_text().contains("Using cache"), "{}", again.log_text());
     world.serves("menu", "/", "<!doctype html>\n<title>Menu").await;
+    nothing_is_left(&world);
+}
+
+/// Of builds that ended.
+fn nothing_is_left(world: &World) {
     let builds = world.base().join("agent/builds");
     for build in std::fs::read_dir(builds).expect("the builds").flatten() {
-        for name in ["upper", "work", "images", "storage"] {
+        for name in ["upper", "work", "images", "storage", "storage.disk", "disk"] {
             assert!(!build.path().join(name).exists(), "{name} of {} is left behind", build.path().display());
         }
     }
+}
+
+/// An app of a small image of its own, which a line of shell makes.
+fn made_by(command: &str) -> App {
+    let base = Image::busybox(json!({"Env": ["PATH=/bin"]}), &[("/etc/passwd", "root:x:0:0::/:/bin/sh\n")]);
+    let text = format!("FROM oci:layout\nRUN {command}\nWORKDIR /www\nCMD [\"httpd\", \"-f\", \"-p\", \"8080\"]\n");
+    let app = App::empty(AppType::Docker).file("Dockerfile", text).file(".dockerignore", "layout\n");
+    base.write_layout(&app.path().join("layout"));
+    app
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_that_uses_up_what_it_may_fails_with_the_reason_and_no_app_notices() {
+    needs_a_world!();
+    if let Some(why) = obstacle() {
+        skip!("{why}");
+    }
+    let limits = "build.memory = \"384MiB\"\nbuild.pids = 150\nbuild.disk = \"160MiB\"\n";
+    let world = World::with(Options { limits: limits.to_owned(), ..Options::default() }).await;
+    world.deploy("shop", &App::probe("one")).await;
+    let load = Load::start(&world.visitor(), "shop", "/", 2);
+    for (name, command, code, words) in [
+        ("greedy", "cat /dev/zero | busybox tail -n 1", ErrorCode::BuildError, ["out of memory", "384 MiB"]),
+        (
+            "forks",
+            "i=0; while [ $i -lt 300 ]; do sleep 100 & i=$((i+1)); done; wait",
+            ErrorCode::BuildError,
+            ["process limit", "150 processes"],
+        ),
+        ("large", "cat /dev/zero > /large", ErrorCode::DiskFull, ["disk full", "buildah build"]),
+    ] {
+        let ended = world.try_deploy(name, &made_by(command)).await.expect("accepted").deployment;
+        let problem = ended.problem.clone().unwrap_or_else(|| panic!("{name} has no reason: {ended:?}"));
+        assert_eq!((ended.state.state, problem.code), (DeploymentState::BuildError, code), "{name}: {problem:?}");
+        for word in words {
+            assert!(problem.detail.contains(word), "{name}: {word:?} is missing in: {}", problem.detail);
+        }
+    }
+    nothing_is_left(&world);
+    // What filled the disk of the layers is not in the way of the next.
+    world.deploy("good", &made_by("mkdir /www && echo good > /www/index.html")).await;
+    world.serves("good", "/", "good").await;
+    load.nobody_noticed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_that_never_ends_is_ended_after_its_time() {
+    needs_a_world!();
+    if let Some(why) = obstacle() {
+        skip!("{why}");
+    }
+    let limits = "build.timeout_seconds = 8\n".to_owned();
+    let world = World::with(Options { limits, ..Options::default() }).await;
+    let ended = world.try_deploy("endless", &made_by("sleep 1000")).await.expect("accepted").deployment;
+    let problem = ended.problem.expect("a reason");
+    assert_eq!(ended.state.state, DeploymentState::BuildError, "{problem:?}");
+    assert!(problem.detail.contains("time limit: the build took longer than 8 s"), "{}", problem.detail);
+    nothing_is_left(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_buildah_says_what_its_operator_has_to_do() {
+    needs_a_world!();
+    let mut world = World::prepared(&Options::default());
+    let index = world.base().join("agent/images/index.json");
+    let mut listed: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&index).expect("the images")).expect("is JSON");
+    let images = listed["manifests"].as_array_mut().expect("a list");
+    images.retain(|image| !image.to_string().contains("stack/buildah"));
+    // The file has other names, in other worlds.
+    std::fs::remove_file(&index).expect("removed");
+    std::fs::write(&index, listed.to_string()).expect("written");
+    world.start_agent().await;
+    world.start_controller().await;
+    let app = App::empty(AppType::Docker).file("Dockerfile", "FROM drowse/python\n");
+    let docker = world.drowse(&["deploy", &app.path().to_string_lossy(), "--name", "wanted"]);
+    let image = world.drowse(&["deploy", "--image", "registry.example/wanted:1"]);
+    for done in [docker, image] {
+        assert_ne!(done.code, Some(0));
+        for words in ["this node cannot", "no base image buildah", "drowse-agent stack build buildah"] {
+            assert!(done.stderr.contains(words), "{words:?} is missing in: {}", done.stderr);
+        }
+    }
+    nothing_is_left(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_drowse_toml_pins_comes_before_what_a_dockerfile_says() {
+    needs_a_world!();
+    if let Some(why) = obstacle() {
+        skip!("{why}");
+    }
+    let world = World::start().await;
+    let pinned = |release: &str| {
+        format!(
+            "type = \"docker\"\nstart = \"echo $GREETING $(id -un) > index.html; exec httpd -f -p $PORT\"\n\
+             release = \"{release}\"\n"
+        )
+    };
+    let app = made_by("mkdir /www && echo 'export GREETING=by-profile' > /www/.profile")
+        .file("drowse.toml", pinned("echo released $GREETING in $(pwd)"))
+        .file("Procfile", "web: false\nrelease: false\n");
+    let folder = app.path().to_string_lossy().into_owned();
+    let deployed = world.drowse(&["deploy", &folder, "--name", "pinned"]);
+    for words in ["released by-profile in /www", "the Procfile has no effect", "start command (drowse.toml)"] {
+        assert!(deployed.stderr.contains(words), "{words:?} is missing in: {}", deployed.stderr);
+    }
+    let _ = deployed.ok();
+    world.serves("pinned", "/", "by-profile root\n").await;
+    let _app = app.file("drowse.toml", pinned("exit 3"));
+    assert!(world.drowse(&["deploy", &folder, "--name", "pinned"]).fails_with(13).contains("release command failed"));
+    world.serves("pinned", "/", "by-profile root\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

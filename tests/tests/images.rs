@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use drowse_tests::registry::{Image, LOGIN, Registry};
+use drowse_tests::registry::{Away, Image, LOGIN, Registry};
 use drowse_tests::world::{Options, World};
-use drowse_tests::{needs_a_world, skip, wait};
+use drowse_tests::{machine, needs_a_world, skip, wait};
 use serde_json::{Value, json};
 
 const PASSWD: (&str, &str) = ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nweb:x:77:78::/srv/site:/bin/sh\n");
@@ -57,6 +57,23 @@ async fn an_image_runs_as_its_configuration_says() {
     registry.push("rooted", "latest", &image(json!({"Cmd": ["sh", "-c", TELL_AS_ROOT], "Env": ["PATH=/bin"]})));
     let _ = world.drowse(&["deploy", "--image", &registry.image("rooted"), "--name", "rooted"]).ok();
     world.serves("rooted", "/", "0\n77:78\n").await;
+    // What is pinned comes before what the image says, with its profile, as its user.
+    let pinned = Image::busybox(
+        json!({"User": "web", "WorkingDir": "/srv/site", "Cmd": ["/bin/false"], "Env": ["PATH=/bin"]}),
+        &[PASSWD, GROUP, ("/srv/site/.profile", "export GREETING=by-profile\n")],
+    );
+    registry.push("pinned", "latest", &pinned);
+    let reference = registry.image("pinned");
+    let deploy = |release: &str| {
+        let start = "echo $GREETING $(id -un) > /tmp/index.html; exec httpd -f -p $PORT -h /tmp";
+        world.drowse(&["deploy", "--image", &reference, "--name", "started", "--start", start, "--release", release])
+    };
+    let deployed = deploy("echo released $GREETING as $(id -un)");
+    assert!(deployed.stderr.contains("released by-profile as web"), "{}", deployed.stderr);
+    let _ = deployed.ok();
+    world.serves("started", "/", "by-profile web\n").await;
+    assert!(deploy("exit 3").fails_with(13).contains("the release command failed"));
+    world.serves("started", "/", "by-profile web\n").await;
     // By digest: what is there already is found again without the registry.
     drop(registry);
     let pinned = format!("{}@{digest}", wanted.trim_end_matches(":v1"));
@@ -132,4 +149,45 @@ async fn an_image_that_cannot_be_had_fails_with_the_reason_and_nothing_is_deploy
     is_broken.store(false, Ordering::Relaxed);
     let _ = world.drowse(&["deploy", "--image", &format!("{breaking}/cut"), "--name", "wanted"]).ok();
     world.serves("wanted", "/", "0\n77:78\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_elsewhere_is_asked_by_tls_out_of_a_sandbox_with_the_login() {
+    needs_a_world!();
+    if let Err(why) = Registry::is_possible() {
+        skip!("{why}");
+    }
+    let index = std::fs::read_to_string(machine::stacks_dir().join("images/index.json")).unwrap_or_default();
+    if !index.contains("stack/buildah") {
+        skip!("the base image buildah is missing: run scripts/stacks");
+    }
+    let registry = Registry::with_password();
+    registry.push("team/far", "v1", &image(json!({"Cmd": ["sh", "-c", TELL_AS_ROOT], "Env": ["PATH=/bin"]})));
+    let damaged = Image::busybox(json!({"Cmd": ["true"]}), &[("/other", "damaged")]);
+    registry.push("damaged", "latest", &damaged);
+    registry.damage(&damaged.layer(0));
+    let away = Away::of(&registry);
+    let lines = format!("ca_bundle = {:?}\n", away.authority());
+    let world = World::with(Options { agent_lines: lines, ..Options::default() }).await;
+    let wanted = format!("{}/team/far:v1", away.name());
+    let deploy = |reference: &str| world.drowse(&["deploy", "--image", reference, "--name", "far"]);
+    let login = |password: &str| {
+        world.drowse_with_input(&["registry", "login", &away.name(), "--username", "reader"], password).ok()
+    };
+    assert!(deploy(&wanted).fails_with(10).contains("drowse registry login"));
+    let _ = login("planted-but-wrong");
+    let refused = deploy(&wanted).fails_with(10);
+    assert!(refused.contains("drowse registry login") && !refused.contains("planted"), "{refused}");
+    let _ = login(LOGIN.split_once(':').expect("a login").1);
+    let _ = deploy(&wanted).ok();
+    world.serves("far", "/", "0\n77:78\n").await;
+    let again = deploy(&wanted);
+    assert!(again.stderr.contains("has not changed since it was fetched"), "{}", again.stderr);
+    let _ = again.ok();
+    let told = deploy(&format!("{}/damaged", away.name())).fails_with(10);
+    assert!(told.to_lowercase().contains("digest"), "{told}");
+    assert!(deploy(&format!("{}/nothing", away.name())).fails_with(10).contains("there is no"));
+    world.serves("far", "/", "0\n77:78\n").await;
+    let logs = ["agent", "controller"].map(|log| std::fs::read_to_string(world.base().join(format!("logs/{log}.log"))));
+    assert!(!logs.iter().flatten().any(|log| log.contains("planted")), "a log has the password");
 }

@@ -30,6 +30,22 @@ pub(super) enum Cache {
     None,
 }
 
+/// The disk of a cache: as it is, or an empty one of `owner` if there is none, or it is nearly full. Blocking.
+pub(super) fn on_a_disk(node: &Node, image: &Path, owner: Option<u32>, limits: &Limits) -> Result<(), SandboxError> {
+    let io = |action| move |source| SandboxError::io(action, image, source);
+    if std::fs::metadata(image).is_ok_and(|disk| disk.blocks() * 512 > limits.disk.0 / 4 * 3) {
+        // A full one would fail builds; all that is in it can be had again.
+        remove_file(image).map_err(io("remove"))?;
+    }
+    if !image.exists() {
+        node.sandboxes.disks.make(image, limits)?;
+        let disk = Disk::open(image).map_err(DiskError::from)?;
+        remove_folder(&disk.path().join("lost+found")).map_err(io("prepare"))?;
+        chown(disk.path(), owner, owner).map_err(io("prepare"))?;
+    }
+    Ok(())
+}
+
 impl Cache {
     /// Opens that of `user`, or makes it. Blocking.
     pub(super) fn open(node: &Node, user: &UserId, ids: IdRange, limits: &Limits) -> Result<Self, SandboxError> {
@@ -54,16 +70,7 @@ impl Cache {
         // Of a release that had no disks, or of a time in which the host made none.
         remove_folder(&folder).map_err(io("remove", &folder))?;
         let image = all.join(format!("{user}.disk"));
-        if std::fs::metadata(&image).is_ok_and(|disk| disk.blocks() * 512 > limits.disk.0 / 4 * 3) {
-            // A full one would fail builds; all that is in it can be fetched again.
-            remove_file(&image).map_err(io("remove", &image))?;
-        }
-        if !image.exists() {
-            node.sandboxes.disks.make(&image, limits)?;
-            let disk = Disk::open(&image).map_err(DiskError::from)?;
-            remove_folder(&disk.path().join("lost+found")).map_err(io("prepare", &image))?;
-            chown(disk.path(), owner, owner).map_err(io("prepare", &image))?;
-        }
+        on_a_disk(node, &image, owner, limits)?;
         Ok(Self::Disk { image, _lock: lock })
     }
 

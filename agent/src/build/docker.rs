@@ -4,21 +4,19 @@
 //! the user's own ids, and has by the launcher's profile for builders what it needs to mount: in a mount namespace
 //! of its own, below which all that the sandbox has mounted is locked. It sees the upload, read-only; the images that
 //! the Dockerfile names, which the agent has fetched, so that no credential comes near it; and its layers of
-//! earlier builds of the same user. What it leaves in a folder is imported like a stranger's.
+//! earlier builds of the same user (`layers`). What it leaves in a folder is imported like a stranger's.
 
-use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use drowse_api::agent::BuildStatus;
 use drowse_api::image::{APP_FOLDER, APP_ID};
 use drowse_api::instance::Workload;
-use drowse_api::{Digest, ErrorCode, ImageReference, MemoryBytes, Problem};
+use drowse_api::{Digest, ErrorCode, ImageReference, Problem};
 use drowse_launcher::{Bind, SeccompProfile};
-use rustix::fs::FlockOperation;
 
 use super::detect::Source;
 use super::dockerfile::{self, Dockerfile};
+use super::layers::Layers;
 use super::pipeline::in_store;
 use super::step::{Extra, Workshop};
 use super::{foreign, image};
@@ -32,13 +30,10 @@ pub(super) const BUILDER: &str = "buildah";
 const STACKS: [&str; 2] = ["drowse/", "localhost/drowse/"];
 /// Where RUN finds the certificates: /dev/shm is the sandbox's own, and leaves no trace in a layer.
 pub(super) const CERTIFICATES: &str = "/dev/shm/ca.crt";
-/// What the layers of earlier builds of one user may take on disk before they are forgotten.
-const MOST_LAYERS: MemoryBytes = MemoryBytes::gib(4);
 
-/// Inside: the upload, the fetched images, the layers.
+/// Inside: the upload, and the fetched images.
 const CONTEXT: &str = "/context";
 const IMAGES: &str = "/images";
-const LAYERS: &str = "/var/lib/containers";
 /// The folder of the sandbox's own root in which the result is, below `/`.
 const RESULT: &str = "result";
 
@@ -53,36 +48,38 @@ pub(super) async fn run(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
         let layer = node.store.layer_from_archive(node.store.open_blob(&archive)?, APP_FOLDER, APP_ID)?;
         Ok(node.store.unpack_layers(&[layer])?.remove(0))
     });
-    let layer = layer.await?;
-    let text = Source::new(layer.clone()).text("Dockerfile").ok_or_else(|| {
+    let source = layer.await?;
+    let text = Source::new(source.clone()).text("Dockerfile").ok_or_else(|| {
         Problem::new(ErrorCode::NothingToRun, "there is no Dockerfile at the top of the folder")
             .hint("add one, or name another type: --type static|npm|python")
     })?;
     let found = dockerfile::read(&text, &shop.request.env);
+    if Source::new(source.clone()).has("Procfile") {
+        shop.say("the Procfile has no effect: a Dockerfile says how it starts, and drowse.toml what else");
+    }
     if found.has_health_check {
         shop.say("HEALTHCHECK has no effect: an app is ready when it accepts a connection");
     }
     let bases = bases(shop, &found).await?;
-    let (storage, _turn) = storage(shop).await?;
+    let layers = layers(shop).await?;
     let extra = Extra {
         binds: vec![
-            bind(shop, layer.join(APP_FOLDER.trim_start_matches('/')), CONTEXT, true),
+            bind(shop, source.join(APP_FOLDER.trim_start_matches('/')), CONTEXT, true),
             bind(shop, shop.home.folder.join("images"), IMAGES, true),
-            // Its files have host ids of the user's range already.
-            Bind { source: storage.clone(), target: LAYERS.into(), read_only: false, idmap: None, is_disk: false },
+            layers.bind(),
         ],
         profile: SeccompProfile::Builder,
         env: None,
     };
     let written = shop.run_with(&builder, "buildah build", &script(&bases, &found), extra).await?;
-    let app_type = shop.request.input.app_type;
+    let (app_type, start) = (shop.request.input.app_type, shop.request.input.start.clone());
     let taken = in_store(shop, move |node| {
         let image = node.store.import_layout_below(written.folder(), RESULT, Some(RESULT))?;
         node.store.unpack(&node.store.image(&image)?)?;
-        Ok(foreign::taken(&node.store, &image, app_type)?)
+        Ok(foreign::taken(&node.store, &image, app_type, start.as_deref())?)
     });
     let (image, notes) = taken.await?;
-    forget_if_large(storage).await;
+    tidy(layers).await;
     for note in notes {
         shop.say(&note);
     }
@@ -138,60 +135,16 @@ async fn stack_image(shop: &Workshop<'_>, name: &str, stack: &str) -> Result<Dig
     })
 }
 
-/// Where buildah keeps layers: the user's own folder, which the next build finds again; one of this build alone if
-/// another build of the user has that. Held for as long as the second value is.
-async fn storage(shop: &Workshop<'_>) -> Result<(PathBuf, Option<File>), Problem> {
-    // Beside the other caches, which belong to the app's user: whoever owns a folder decides where a path in it leads.
-    let layers = shop.node.config.data_dir.join("layers");
-    let (user, own, root) = (shop.request.user.clone(), shop.home.folder.join("storage"), shop.ids.to_host(0));
-    in_store(shop, move |_| {
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| SandboxError::io(action, &path, source)
-        };
-        let make =
-            |path: &Path| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("make", path));
-        make(&layers)?;
-        let lock = layers.join(format!("{user}.lock"));
-        let turn = File::options().create(true).append(true).open(&lock).map_err(io("open", &lock))?;
-        let is_free = rustix::fs::flock(&turn, FlockOperation::NonBlockingLockExclusive).is_ok();
-        let folder = if is_free { layers.join(user.as_str()) } else { own };
-        make(&folder)?;
-        chown(&folder, root, root).map_err(io("change the owner of", &folder))?;
-        Ok((folder, is_free.then_some(turn)))
-    })
-    .await
+/// What buildah keeps of the user's earlier builds.
+async fn layers(shop: &Workshop<'_>) -> Result<Layers, Problem> {
+    let (user, home, ids, limits) = (shop.request.user.clone(), shop.home.clone(), shop.ids, shop.limits());
+    in_store(shop, move |node| Layers::open(node, &user, &home, ids, &limits)).await
 }
 
-/// Layers that take too much are forgotten, all of them: which of them the next build needs only buildah knows.
-async fn forget_if_large(storage: PathBuf) {
-    let removed =
-        tokio::task::spawn_blocking(
-            move || {
-                if size_of(&storage)? > MOST_LAYERS.0 { remove_folder(&storage) } else { Ok(()) }
-            },
-        );
-    if let Ok(Err(error)) = removed.await {
+async fn tidy(layers: Layers) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || layers.tidy()).await {
         tracing::warn!("cannot look through the layers of builds: {error}");
     }
-}
-
-/// What the files below a folder take on disk. No link is followed.
-fn size_of(folder: &Path) -> std::io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let mut folders = vec![folder.to_owned()];
-    let mut size = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let found = entry.metadata()?;
-            size += found.blocks() * 512;
-            if found.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    Ok(size)
 }
 
 /// What is run inside.

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 
 use drowse_api::Digest;
 use drowse_api::deployment::AppType;
-use drowse_api::image::{LABEL_PORT, LABEL_TYPE, LABELS};
+use drowse_api::image::{LABEL_PORT, LABEL_START, LABEL_START_ORIGIN, LABEL_TYPE, LABELS};
 use drowse_rootfs::{ImageStore, StoreError};
 use oci_spec::image::ImageConfiguration;
 
 use super::docker::CERTIFICATES;
 use crate::host::image::stop_signal;
 
-/// The image as Drowse runs it, and sentences for the log. Blocking.
+/// The image as Drowse runs it, and sentences for the log. What starts it instead of its own entrypoint and command is
+/// `start`. Blocking.
 ///
 /// # Errors
 /// When it is not whole, or the new one cannot be stored.
@@ -20,6 +21,7 @@ pub(super) fn taken(
     store: &ImageStore,
     image: &Digest,
     app_type: AppType,
+    start: Option<&str>,
 ) -> Result<(Digest, Vec<String>), StoreError> {
     let image = store.image(image)?;
     let mut notes = Vec::new();
@@ -41,19 +43,26 @@ pub(super) fn taken(
     if config.volumes().as_ref().is_some_and(|volumes| !volumes.is_empty()) {
         notes.push("VOLUME has no effect: what the app writes ends with the next deploy".to_owned());
     }
+    if let Some(line) = start {
+        notes.push(format!("start command (drowse.toml): {line}"));
+    }
     let port = port.ok().flatten();
-    let changed = store.compose(Some(&image), &[], &|config| mark(config, app_type, port))?;
+    let changed = store.compose(Some(&image), &[], &|config| mark(config, app_type, port, start))?;
     Ok((changed, notes))
 }
 
 /// Labels of ours are ours alone: they decide on how an image is run.
-fn mark(config: &mut ImageConfiguration, app_type: AppType, port: Option<u16>) {
+fn mark(config: &mut ImageConfiguration, app_type: AppType, port: Option<u16>, start: Option<&str>) {
     let mut inner = config.config().clone().unwrap_or_default();
     let mut labels = inner.labels().clone().unwrap_or_default();
     labels.retain(|name, _| !name.starts_with(LABELS));
     labels.insert(LABEL_TYPE.to_owned(), app_type.to_string());
     if let Some(port) = port {
         labels.insert(LABEL_PORT.to_owned(), port.to_string());
+    }
+    if let Some(line) = start {
+        labels.insert(LABEL_START.to_owned(), line.to_owned());
+        labels.insert(LABEL_START_ORIGIN.to_owned(), "drowse.toml".to_owned());
     }
     inner.set_labels(Some(labels));
     // What showed RUN the certificates; they are nowhere else.
@@ -82,6 +91,20 @@ fn port(exposed: &[String]) -> Result<Option<u16>, usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_pinned_becomes_a_label_of_ours() {
+        let marked = |start| {
+            let mut config = ImageConfiguration::default();
+            let mut inner = oci_spec::image::Config::default();
+            inner.set_labels(Some([(LABEL_START.to_owned(), "of a stranger".to_owned())].into()));
+            config.set_config(Some(inner));
+            mark(&mut config, AppType::Docker, None, start);
+            config.labels_of_config().and_then(|labels| labels.get(LABEL_START)).cloned()
+        };
+        assert_eq!(marked(None), None);
+        assert_eq!(marked(Some("exec mine")).as_deref(), Some("exec mine"));
+    }
 
     #[test]
     fn one_tcp_port_is_the_port() {

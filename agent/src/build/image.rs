@@ -61,8 +61,9 @@ pub(super) async fn run(shop: &Workshop<'_>) -> Result<BuildStatus, Problem> {
     let wanted = ImageReference::parse(text.await?.trim());
     let wanted = wanted.map_err(|error| Problem::new(ErrorCode::BadRequest, error.to_string()))?;
     let image = fetch(shop, &wanted).await?;
-    let app_type = shop.request.input.app_type;
-    let (image, notes) = in_store(shop, move |node| Ok(foreign::taken(&node.store, &image, app_type)?)).await?;
+    let (app_type, start) = (shop.request.input.app_type, shop.request.input.start.clone());
+    let taken = in_store(shop, move |node| Ok(foreign::taken(&node.store, &image, app_type, start.as_deref())?));
+    let (image, notes) = taken.await?;
     for note in notes {
         shop.say(&note);
     }
@@ -155,6 +156,11 @@ fn told_by_skopeo(problem: Problem, wanted: &ImageReference) -> Problem {
         (format!("there is no {wanted}"), "check the name and the tag".to_owned())
     } else if says(&["no image found in", "no image found for"]) {
         (format!("{wanted} has no image for this machine"), "choose one that has".to_owned())
+    } else if says(&["x509:", "tls: "]) {
+        let hint = "the operator names the authorities that builds trust: ca_bundle in agent.toml";
+        (format!("the certificate of the registry {registry} is not one that this node trusts"), hint.to_owned())
+    } else if says(&["server gave HTTP response to HTTPS client"]) {
+        (format!("the registry {registry} speaks no TLS"), "have it speak TLS, or use another".to_owned())
     } else if says(&["no such host", "connection refused", "i/o timeout", "no route to host", "connection reset"]) {
         (format!("the registry {registry} cannot be reached"), "deploy again when it answers".to_owned())
     } else {
@@ -203,6 +209,9 @@ mod tests {
         assert!(told(unauthorized).contains("drowse registry login a.example"), "{}", told(unauthorized));
         assert!(told("reading manifest 1 in a.example/b: manifest unknown").contains("there is no a.example/b:1"));
         assert!(told("pinging container registry a.example: dial tcp: i/o timeout").contains("cannot be reached"));
+        let unknown = "tls: failed to verify certificate: x509: certificate signed by unknown authority";
+        assert!(told(unknown).contains("not one that this node trusts") && told(unknown).contains("ca_bundle"));
+        assert!(told("http: server gave HTTP response to HTTPS client").contains("speaks no TLS"));
         assert!(told("something else").contains("status 1"));
     }
 }

@@ -10,11 +10,13 @@ mod dockerfile;
 mod foreign;
 mod image;
 mod key;
+mod layers;
 mod pipeline;
 mod queue;
 mod record;
 mod release;
 mod step;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -286,7 +288,9 @@ async fn clean(node: &Node, home: &Home) {
         for name in ["upper", "work", "manifests", "site", "images", "storage"] {
             remove_folder(&folder.join(name))?;
         }
-        ["upper-of", "disk"].iter().try_for_each(|name| remove_file(&folder.join(name)))
+        ["upper-of", "disk", "storage.disk", "storage.half-made"]
+            .iter()
+            .try_for_each(|name| remove_file(&folder.join(name)))
     });
     if let Ok(Err(error)) = removed.await {
         tracing::warn!("cannot remove the files of a build in {}: {error}", home.folder.display());

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::detect::{self, Install, Serves, Source};
 use super::queue::Place;
 use super::step::{Workshop, cancelled};
+use super::tools::Tools;
 use super::{docker, image, key, release};
 use crate::cleanup;
 use crate::host::error::SandboxError;
@@ -131,6 +132,7 @@ async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) 
         Problem::new(ErrorCode::HostUnfit, format!("this node has no base image {stack}"))
             .hint(format!("make it with: drowse-agent stack build {stack}"))
     })?;
+    let tools = Tools::of(shop, stack, &base).await?;
     let layer = source.clone();
     let folder = in_store(shop, move |node| Ok(node.store.unpack_layers(&[layer])?.remove(0))).await?;
     let app_type = shop.request.input.app_type;
@@ -145,13 +147,13 @@ async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) 
     let mut has_source = false;
     if let Some(install) = &found.install {
         if install.is_cacheable {
-            let (layer, was_there) = dependencies(shop, &base, install).await?;
+            let (layer, was_there) = dependencies(shop, &tools, install).await?;
             layers.push(layer);
             reused = was_there;
         } else {
             // Installing needs the source itself: one layer holds what both made of it.
-            let (image, keep) = (compose(shop, &base, vec![source.clone()]).await?, install.keep);
-            let written = shop.run(&image, &install.shown, &install.script).await?;
+            let (image, keep) = (compose(shop, &tools.image, vec![source.clone()]).await?, install.keep);
+            let written = tools.told(shop.run(&image, &install.shown, &install.script).await)?;
             layers.extend([source.clone(), capture(shop, written, &[keep, "app"]).await?]);
             has_source = true;
         }
@@ -160,8 +162,8 @@ async fn with_commands(shop: &Workshop<'_>, source: Layer, stack: &'static str) 
         layers.push(source);
     }
     if let Some(build) = &found.build {
-        let image = compose(shop, &base, layers.clone()).await?;
-        let written = shop.run(&image, &build.shown, &build.script).await?;
+        let image = compose(shop, &tools.image, layers.clone()).await?;
+        let written = tools.told(shop.run(&image, &build.shown, &build.script).await)?;
         layers.push(capture(shop, written, build.keep).await?);
     }
     let (image, workload) = match found.serves {
@@ -213,8 +215,8 @@ async fn site_of(shop: &Workshop<'_>, layers: Vec<Layer>, folders: &'static [&'s
 }
 
 /// The layer of dependencies: from an earlier build with the same lists, or made now.
-async fn dependencies(shop: &Workshop<'_>, base: &Digest, install: &Install) -> Result<(Layer, bool), Problem> {
-    let tag = key::tag(base, &install.script, &install.files);
+async fn dependencies(shop: &Workshop<'_>, tools: &Tools, install: &Install) -> Result<(Layer, bool), Problem> {
+    let tag = key::tag(&tools.image, &install.script, &install.files);
     let wanted = tag.clone();
     let cached = in_store(shop, move |node| {
         let Some(image) = node.store.tagged(&wanted)? else { return Ok(None) };
@@ -234,8 +236,8 @@ async fn dependencies(shop: &Workshop<'_>, base: &Digest, install: &Install) -> 
         remove_folder(&folder).map_err(|source| SandboxError::io("remove", &folder, source))?;
         Ok(layer)
     });
-    let image = compose(shop, base, vec![lists.await?]).await?;
-    let written = shop.run(&image, &install.shown, &install.script).await?;
+    let image = compose(shop, &tools.image, vec![lists.await?]).await?;
+    let written = tools.told(shop.run(&image, &install.shown, &install.script).await)?;
     let layer = capture(shop, written, &[install.keep]).await?;
     let kept = layer.clone();
     in_store(shop, move |node| {

@@ -5,6 +5,7 @@
 //! failed, never a command that runs twice.
 
 use drowse_api::agent::BuildStatus;
+use drowse_api::deployment::AppType;
 use drowse_api::image::APP_FOLDER;
 use drowse_api::{Digest, ErrorCode, Problem};
 
@@ -66,7 +67,8 @@ async fn command(shop: &Workshop<'_>, image: &Digest) -> Result<Option<Command>,
     if let Some(line) = &input.release {
         return Ok(Some(Command { line: line.clone(), origin: "drowse.toml" }));
     }
-    if !input.app_type.has_build() {
+    // What others made says itself how it is run; only what is pinned comes before it.
+    if !matches!(input.app_type, AppType::Npm | AppType::Python) {
         return Ok(None);
     }
     let procfile = with_layers(shop, image, |_, layers| Ok(read_in(&layers, &format!("{APP_FOLDER}/Procfile"))));

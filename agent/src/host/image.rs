@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use drowse_api::image::{APP_ID, LABEL_START};
+use drowse_api::image::{APP_ID, LABEL_START, LABEL_TYPE};
 use drowse_rootfs::IdRange;
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -244,7 +244,9 @@ pub fn stop_signal(named: Option<&str>) -> Option<Signal> {
 #[must_use]
 pub fn wanted_user(config: &ImageConfiguration) -> String {
     let user = config.config().as_ref().and_then(|config| config.user().clone()).filter(|user| !user.is_empty());
-    let ours = config.labels_of_config().is_some_and(|labels| labels.contains_key(LABEL_START));
+    // Not those of a Dockerfile or a registry, which run as they say also where another command starts them.
+    let app_type = config.labels_of_config().and_then(|labels| labels.get(LABEL_TYPE));
+    let ours = app_type.is_some_and(|app_type| matches!(app_type.as_str(), "npm" | "python"));
     user.unwrap_or_else(|| if ours { format!("{APP_ID}:{APP_ID}") } else { String::new() })
 }
 
@@ -266,6 +268,20 @@ mod tests {
         assert_eq!(resolve_user("77:88", PASSWD, GROUP), Ok(unknown.clone()));
         assert_eq!(resolve_user("77", PASSWD, GROUP), Ok(User { gid: 0, ..unknown }));
         assert!(resolve_user("nobody-here", PASSWD, GROUP).is_err());
+    }
+
+    #[test]
+    fn another_start_command_changes_nothing_of_whom_an_image_runs_as() {
+        let user = |app_type: &str| {
+            let mut config = ImageConfiguration::default();
+            let mut inner = oci_spec::image::Config::default();
+            let labels = [(LABEL_TYPE, app_type), (LABEL_START, "exec x")];
+            inner.set_labels(Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into()));
+            config.set_config(Some(inner));
+            wanted_user(&config)
+        };
+        assert_eq!((user("npm").as_str(), user("python").as_str()), ("1000:1000", "1000:1000"));
+        assert_eq!((user("docker").as_str(), user("image").as_str()), ("", ""));
     }
 
     #[test]

@@ -4,15 +4,16 @@ use axum::Json as Answered;
 use axum::extract::{Path, State};
 use drowse_api::platform::{RegistryLogin, RegistryView};
 use drowse_api::reference::is_registry;
-use drowse_api::secrets::{MAX_SECRET, Secrets};
+use drowse_api::secrets::MAX_SECRET;
 use drowse_api::{ErrorCode, Problem};
 use jiff::Timestamp;
 
 use super::Api;
 use super::access::Caller;
-use super::answer::{Answer, Json};
+use super::answer::{Answer, SecretJson};
 use crate::desired::{Desired, Step, removal};
-use crate::model::Registry;
+use crate::model::{Password, Registry};
+use crate::vault::Vault;
 
 /// The most logins of one user.
 const MOST: usize = 50;
@@ -26,9 +27,9 @@ pub(super) async fn put(
     caller: Caller,
     State(api): State<Api>,
     Path(name): Path<String>,
-    Json(login): Json<RegistryLogin>,
+    SecretJson(login): SecretJson<RegistryLogin>,
 ) -> Answer<Answered<RegistryView>> {
-    let registry = record(&caller, &name, login)?;
+    let registry = record(&api.vault, &caller, &name, login)?;
     let shown = view(&registry);
     let put = |desired: &Desired| {
         if of(desired, &caller).filter(|other| other.name != registry.name).count() >= MOST {
@@ -61,7 +62,7 @@ fn of<'a>(desired: &'a Desired, caller: &'a Caller) -> impl Iterator<Item = &'a 
     desired.registries.iter().map(AsRef::as_ref).filter(|registry| registry.user == caller.user)
 }
 
-fn record(caller: &Caller, name: &str, login: RegistryLogin) -> Result<Registry, Problem> {
+fn record(vault: &Vault, caller: &Caller, name: &str, login: RegistryLogin) -> Result<Registry, Problem> {
     let wrong = |what: &str| Problem::new(ErrorCode::BadRequest, what);
     if !is_registry(name) {
         return Err(wrong("a registry is named by its host, with or without a port, as references to images have it"));
@@ -75,12 +76,11 @@ fn record(caller: &Caller, name: &str, login: RegistryLogin) -> Result<Registry,
     if !is_plain(password) || password.len() > MAX_SECRET {
         return Err(wrong("a password has 1 to 65536 characters, and none that cannot be seen"));
     }
-    let secret: Secrets = [(login.username.clone(), password.to_owned())].into_iter().collect();
     let (user, name) = (caller.user.clone(), name.to_ascii_lowercase());
-    Ok(Registry { user, name, login: secret, since: Timestamp::now() })
+    let password = Password::Sealed(vault.seal_login(&user, &name, password)?);
+    Ok(Registry { user, name, username: login.username, password, since: Timestamp::now() })
 }
 
 fn view(registry: &Registry) -> RegistryView {
-    let username = registry.login.names().next().unwrap_or_default().to_owned();
-    RegistryView { registry: registry.name.clone(), username, since: registry.since }
+    RegistryView { registry: registry.name.clone(), username: registry.username.clone(), since: registry.since }
 }

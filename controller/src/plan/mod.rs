@@ -170,9 +170,12 @@ fn build_request(picture: &Picture, build: &crate::model::Build) -> BuildRequest
 /// The owner's logins for registries, as `NAME:PASSWORD`.
 fn logins(picture: &Picture, build: &crate::model::Build) -> Secrets {
     let own = picture.desired.registries.iter().filter(|registry| registry.user == build.owner);
-    own.filter_map(|registry| {
-        let (username, password) = registry.login.reveal().next()?;
-        Some((registry.name.clone(), format!("{username}:{password}")))
+    own.filter_map(|registry| match picture.vault.reveal_login(registry) {
+        Ok(password) => Some((registry.name.clone(), format!("{}:{password}", registry.username))),
+        Err(problem) => {
+            tracing::error!(%problem, "a build goes without a login");
+            None
+        }
     })
     .collect()
 }

@@ -8,9 +8,10 @@ use std::process::Command;
 
 use drowse_api::{Digest, MemoryBytes};
 
+use super::differs::differs;
 use super::files::{finish, io_error};
 use super::run::{require, run};
-use super::{NOTE_RECIPE, NOTE_SIZE, Recipe, StackError, apt, npm};
+use super::{NOTE_BELOW, NOTE_RECIPE, NOTE_SIZE, Recipe, StackError, apt, npm};
 use crate::overlay::IdRange;
 use crate::store::ImageStore;
 
@@ -26,10 +27,12 @@ const LEFT_OUT: [&str; 5] =
 /// nothing is left behind.
 pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Result<Digest, StackError> {
     let name = format!("stack/{}", recipe.name);
+    let below = recipe.over.as_deref().map(|below| built(below, store, progress)).transpose()?;
     // The agent's process may sweep: it waits until the image has its name.
     let _sweeps = store.hold_off_sweeps()?;
     if let Some(tag) = store.tags()?.into_iter().find(|tag| tag.name == name)
         && tag.notes.get(NOTE_RECIPE) == Some(&recipe.hash)
+        && tag.notes.get(NOTE_BELOW).map(String::as_str) == below.as_ref().map(Digest::as_str)
         && let Ok(image) = store.image(&tag.image)
     {
         store.unpack(&image)?;
@@ -48,9 +51,11 @@ pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Re
     }
     finish(&root, recipe)?;
     progress(&format!("{}: packing the layer", recipe.name));
-    let layer = store.capture_layer(&root, IdRange::IDENTITY, &|_| true)?;
+    let below_image = below.as_ref().map(|below| store.image(below)).transpose()?;
+    let layers = below_image.as_ref().map(|below| store.unpack(below)).transpose()?.unwrap_or_default();
+    let layer = store.capture_layer(&root, IdRange::IDENTITY, &|path| differs(&root, &layers, path))?;
     let size = disk_usage(&root)?;
-    let image = store.compose(None, &[layer], &|image| {
+    let image = store.compose(below_image.as_ref(), &[layer], &|image| {
         let mut config = image.config().clone().unwrap_or_default();
         config.set_env(Some(recipe.env.iter().map(|(name, value)| format!("{name}={value}")).collect()));
         config.set_labels(Some(recipe.labels.clone().into_iter().collect()));
@@ -60,9 +65,19 @@ pub fn build(recipe: &Recipe, store: &ImageStore, progress: &dyn Fn(&str)) -> Re
         image.set_config(Some(config));
     })?;
     let notes = [(NOTE_RECIPE, recipe.hash.clone()), (NOTE_SIZE, size.0.to_string())];
-    store.tag_with_notes(&name, &image, notes.map(|(key, value)| (key.to_owned(), value)).into())?;
+    let below = below.map(|below| (NOTE_BELOW, below.as_str().to_owned()));
+    let notes = notes.into_iter().chain(below).map(|(key, value)| (key.to_owned(), value)).collect();
+    store.tag_with_notes(&name, &image, notes)?;
     progress(&format!("stack {} is ready: {size} unpacked", recipe.name));
     Ok(image)
+}
+
+/// The stack that another is a layer over: whichever the store has, also one that was imported.
+fn built(name: &str, store: &ImageStore, progress: &dyn Fn(&str)) -> Result<Digest, StackError> {
+    match store.tagged(&format!("stack/{name}"))? {
+        Some(image) => Ok(image),
+        None => build(&super::load(name)?, store, progress),
+    }
 }
 
 /// Takes the image of stack `name` from an OCI image layout instead (a folder, or an archive of one), unpacks

@@ -2,10 +2,12 @@
 //!
 //! What goes into one is data (`rootfs/stacks/NAME.toml`); where packages come from is the
 //! machine's own apt configuration. A stack is one layer, tagged `stack/NAME` in the store with the
-//! hash of its recipe, and is built again only when the recipe changed.
+//! hash of its recipe, and is built again only when the recipe changed. `NAME-build` is what apps of a stack
+//! are built with: a second layer, of what it has beside that stack.
 
 mod apt;
 mod build;
+mod differs;
 mod files;
 mod npm;
 mod run;
@@ -27,6 +29,8 @@ pub use run::CommandError;
 const BUILDER: u32 = 1;
 /// Note of a tag: the hash of the recipe.
 const NOTE_RECIPE: &str = "dev.drowse.recipe";
+/// Note of a tag: the image that it is a layer over.
+const NOTE_BELOW: &str = "dev.drowse.below";
 /// Note of a tag: the size of the unpacked layers in bytes.
 const NOTE_SIZE: &str = "dev.drowse.size";
 
@@ -35,6 +39,25 @@ const RECIPES: [(&str, &str); 3] = [
     ("node", include_str!("../../stacks/node.toml")),
     ("buildah", include_str!("../../stacks/buildah.toml")),
 ];
+
+/// Those that are a layer over another.
+const EXTENSIONS: [(&str, &str); 2] = [
+    ("python-build", include_str!("../../stacks/python-build.toml")),
+    ("node-build", include_str!("../../stacks/node-build.toml")),
+];
+
+/// What a stack has beside another's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Extension {
+    name: String,
+    extends: String,
+    packages: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
 
 /// How a stack is made.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -65,6 +88,9 @@ pub struct Recipe {
     /// The labels of the image.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The stack that it is a layer over, if it is no stack by itself.
+    #[serde(skip)]
+    pub over: Option<String>,
     /// Hash of all of the above, as it was written.
     #[serde(skip)]
     hash: String,
@@ -150,9 +176,9 @@ pub enum StackError {
     Store(#[from] StoreError),
 }
 
-/// The names of all recipes.
+/// The names of all recipes, each after the one that it extends.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    RECIPES.iter().map(|(name, _)| *name)
+    RECIPES.iter().chain(&EXTENSIONS).map(|(name, _)| *name)
 }
 
 /// The recipe of this name.
@@ -160,14 +186,29 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// [`StackError::Unknown`], naming those that exist.
 pub fn load(name: &str) -> Result<Recipe, StackError> {
-    let Some((_, text)) = RECIPES.iter().find(|(known, _)| *known == name) else {
+    let invalid = |source| StackError::Recipe { name: name.to_owned(), source };
+    let find = |all: &[(&str, &'static str)]| all.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+    if let Some(text) = find(&EXTENSIONS) {
+        let extension: Extension = toml::from_str(text).map_err(invalid)?;
+        return Ok(extended(load(&extension.extends)?, extension, text));
+    }
+    let Some(text) = find(&RECIPES) else {
         let known = names().collect::<Vec<_>>().join(", ");
         return Err(StackError::Unknown { name: name.to_owned(), known });
     };
-    let mut recipe: Recipe =
-        toml::from_str(text).map_err(|source| StackError::Recipe { name: name.to_owned(), source })?;
+    let mut recipe: Recipe = toml::from_str(text).map_err(invalid)?;
     recipe.hash = digest::of(format!("{BUILDER} {} {text}", std::env::consts::ARCH).as_bytes()).hex().to_owned();
     Ok(recipe)
+}
+
+fn extended(base: Recipe, extension: Extension, text: &str) -> Recipe {
+    let Recipe { name: below, mut packages, mut env, mut labels, hash, .. } = base;
+    packages.extend(extension.packages);
+    env.extend(extension.env);
+    labels.extend(extension.labels);
+    let hash = digest::of(format!("{hash} {text}").as_bytes()).hex().to_owned();
+    // npm is in the layer below.
+    Recipe { name: extension.name, packages, env, labels, hash, npm: None, over: Some(below), ..base }
 }
 
 /// The stacks that the store has.
@@ -201,6 +242,6 @@ mod tests {
     #[test]
     fn an_unknown_stack_is_told_the_names_that_exist() {
         let error = load("cobol").expect_err("unknown").to_string();
-        assert_eq!(error, r#"there is no stack "cobol"; there are: python, node, buildah"#);
+        assert_eq!(error, r#"there is no stack "cobol"; there are: python, node, buildah, python-build, node-build"#);
     }
 }

@@ -26,7 +26,7 @@ struct Project {
     socket: Option<&'static str>,
 }
 
-const PROJECTS: [Project; 7] = [
+const PROJECTS: [Project; 9] = [
     Project {
         name: "flask",
         from: "one file and its list",
@@ -128,6 +128,39 @@ const PROJECTS: [Project; 7] = [
             )
         },
         shows: ("/", "native: true"),
+        socket: None,
+    },
+    Project {
+        name: "compiled",
+        from: "npm init, better-sqlite3 compiled from its source",
+        make: |folder| {
+            write(folder, ".npmrc", "build-from-source=true\n")?;
+            write(
+                folder,
+                "package.json",
+                r#"{"name": "compiled", "version": "1.0.0", "scripts": {"start": "node server.js"},
+                    "dependencies": {"better-sqlite3": "^11"}}"#,
+            )?;
+            write(
+                folder,
+                "server.js",
+                "const Database = require('better-sqlite3');\nconst db = new Database(':memory:');\n\
+                 require('http').createServer((request, answer) => {\n  \
+                 answer.end(`compiled: ${db.prepare('select 40 + 2 as sum').get().sum}\\n`);\n\
+                 }).listen(process.env.PORT);\n",
+            )
+        },
+        shows: ("/", "compiled: 42"),
+        socket: None,
+    },
+    Project {
+        name: "docker",
+        from: "a Dockerfile of two stages (examples/docker)",
+        make: |folder| {
+            let example = drowse_tests::apps::example("docker");
+            run(folder, "cp", &["-a", &format!("{}/.", example.display()), "."])
+        },
+        shows: ("/", "Menu"),
         socket: None,
     },
 ];

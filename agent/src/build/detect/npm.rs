@@ -55,7 +55,9 @@ fn install(
             .chain(package.optional_dependencies.values())
     };
     let lock = LOCKS.into_iter().find(|name| source.has(name));
-    let runs_scripts = LIFECYCLE.iter().any(|name| package.scripts.contains_key(*name));
+    // npm compiles what has one, unless it says how itself.
+    let is_native = source.has("binding.gyp");
+    let runs_scripts = is_native || LIFECYCLE.iter().any(|name| package.scripts.contains_key(*name));
     if all().next().is_none() && package.workspaces.is_none() && !runs_scripts {
         notes.push("no dependencies in package.json".to_owned());
         return None;
@@ -140,6 +142,14 @@ mod tests {
             let install = found(&[("package.json", package)]).install.expect(package);
             assert!(!install.is_cacheable, "{package}");
         }
+    }
+
+    #[test]
+    fn an_app_that_is_a_native_module_itself_is_installed_where_its_source_is() {
+        let package = r#"{"scripts":{"start":"node server.js"}}"#;
+        let native = found(&[("package.json", package), ("binding.gyp", "{}"), ("server.js", "")]);
+        assert!(native.install.is_some_and(|install| !install.is_cacheable));
+        assert_eq!(found(&[("package.json", package), ("server.js", "")]).install, None);
     }
 
     #[test]
