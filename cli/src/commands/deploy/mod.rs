@@ -36,7 +36,9 @@ pub async fn run(args: Deploy, client: &Client, terminal: &Terminal) -> Result<(
     let begun = Instant::now();
     if let Some(image) = &args.image {
         let name = args.name.clone().map_or_else(|| app_name::of_image(image), Ok)?;
-        let deployment = send_reference(&name, image, client, terminal).await?;
+        // No folder, so nothing but the command line pins anything.
+        let manifest = manifest(&args, Manifest::default())?;
+        let deployment = send_reference(&name, image, &manifest, client, terminal).await?;
         if args.detach {
             return detached(&deployment, terminal);
         }
@@ -140,15 +142,7 @@ async fn upload(plan: Plan, client: &Client, terminal: &Terminal) -> Result<Depl
     let progress = bar.clone();
     let begun = Instant::now();
     let (bytes, packing) = archive::stream(source, move |bytes| progress.inc(bytes));
-    let mut path = format!("/v1/apps/{name}/deployments?type={app_type}");
-    if manifest != Manifest::default() {
-        let json = serde_json::to_string(&manifest).map_err(|error| internal("cannot write the manifest", &error))?;
-        path.push_str(&format!("&manifest={}", in_query(&json)));
-    }
-    if path.len() > LONGEST {
-        let problem = Problem::new(ErrorCode::TooLarge, "what drowse.toml pins is too long");
-        return Err(problem.hint("set long values with drowse env set").into());
-    }
+    let path = address(&name, app_type, &manifest)?;
     let uploaded = client.upload::<DeploymentView, _, _>(Method::POST, &path, bytes).await;
     bar.finish_and_clear();
     match uploaded {
@@ -162,6 +156,20 @@ async fn upload(plan: Plan, client: &Client, terminal: &Terminal) -> Result<Depl
             _ => Err(problem.into()),
         },
     }
+}
+
+/// Where a deploy is sent, with what it pins.
+fn address(name: &AppName, app_type: AppType, manifest: &Manifest) -> Result<String, Problem> {
+    let mut path = format!("/v1/apps/{name}/deployments?type={app_type}");
+    if *manifest != Manifest::default() {
+        let json = serde_json::to_string(manifest).map_err(|error| internal("cannot write the manifest", &error))?;
+        path.push_str(&format!("&manifest={}", in_query(&json)));
+    }
+    if path.len() > LONGEST {
+        let problem = Problem::new(ErrorCode::TooLarge, "what drowse.toml pins is too long");
+        return Err(problem.hint("set long values with drowse env set"));
+    }
+    Ok(path)
 }
 
 /// Text as the value of a query (RFC 3986, section 2).
@@ -181,11 +189,12 @@ fn in_query(text: &str) -> String {
 async fn send_reference(
     name: &AppName,
     image: &ImageReference,
+    manifest: &Manifest,
     client: &Client,
     terminal: &Terminal,
 ) -> Result<DeploymentView, Failure> {
     terminal.note(&format!("{name}: image {image}"));
-    let path = format!("/v1/apps/{name}/deployments?type={}", AppType::Image);
+    let path = address(name, AppType::Image, manifest)?;
     let body = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(image.to_string()))]);
     Ok(client.upload::<DeploymentView, _, _>(Method::POST, &path, body).await?)
 }
