@@ -244,7 +244,7 @@ fn what_the_folder_pins_counts_and_what_its_user_set_comes_before_it() {
                 app_type: drowse_api::deployment::AppType::Python,
                 node: scene.instance.node.clone(),
                 created: NOW,
-                phase: crate::phase::Phase::Deploying,
+                phase: crate::phase::Phase::Deploying(crate::phase::Deploying::new(NOW)),
                 manifest: drowse_api::manifest::Manifest { sleep, ..Default::default() },
                 workload: None,
             });
