@@ -11,6 +11,7 @@ use std::time::Duration;
 use drowse_api::MemoryBytes;
 use drowse_api::agent::NodeInfo;
 use drowse_api::instance::Workload;
+use drowse_api::sleep::Demand;
 use drowse_launcher::Launcher;
 use drowse_rootfs::ImageStore;
 use drowse_seal::{Key, KeyError};
@@ -35,6 +36,7 @@ use crate::host::ready::{self, Pool};
 use crate::host::sandbox::Sandboxes;
 use crate::host::{self, Node, files, home};
 use crate::identity::{IdentityError, UserIds};
+use crate::inside::Doors;
 use crate::instance::followers::Followers;
 use crate::instance::host::Record;
 use crate::instance::{Instances, record};
@@ -236,6 +238,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         tracing::warn!("nothing can be put to disk: {why}");
     }
     let key = Arc::new(boot_key(&config)?);
+    let (doors, mut held) = Doors::new();
     let node = Node {
         config: Arc::clone(&config),
         store,
@@ -244,6 +247,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         events: Arc::clone(&events),
         key: Arc::clone(&key),
         snapshots,
+        doors,
     };
     let addresses = Arc::new(Addresses::new(AddressPool::new(config.address_range)));
 
@@ -269,11 +273,21 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
     let commands = Commands::new(node.clone(), Arc::clone(&addresses));
     let followers = Followers::new(Duration::from_secs(config.router_patience_seconds));
     let (host, log) = (Arc::new(node.clone()), Arc::clone(&events));
-    let instances = Instances::new(host, log, addresses, boot_id.clone(), followers, server);
+    let instances = Arc::new(Instances::new(host, log, addresses, boot_id.clone(), followers, server));
+    open_doors(&node, &records).await;
     instances.adopt(records);
     instances.bring_up_server(sites).await;
 
     let info = node_info(&config, &*cgroups, boot_id);
+    // Who takes a lease while it falls asleep is needed.
+    let _held = {
+        let instances = Arc::clone(&instances);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Some(id) = held.recv().await {
+                let _ = instances.demand(&id, Demand { cause: "a lease of its own".to_owned() }).await;
+            }
+        }))
+    };
     let agent = Arc::new(Agent { info, node, instances, builds, commands: commands.clone() });
     let _shelf = {
         let (agent, room) = (Arc::clone(&agent), config.snapshots);
@@ -320,6 +334,22 @@ fn snapshots(config: &Config) -> Result<Snapshots, String> {
     let key = snapshot::Key::open(&config.data_dir.join("snapshot.key")).map_err(full)?;
     let engine = Criu::new(&criu, &object).map_err(full)?;
     Ok(Snapshots { engine: Arc::new(engine), key: Arc::new(key), room: config.snapshots })
+}
+
+/// The doors of those whose processes are there: what they hold is held on.
+async fn open_doors(node: &Node, records: &[Record]) {
+    let here: Vec<_> =
+        records.iter().filter(|record| node.home(&record.life.spec).inside().is_dir()).cloned().collect();
+    let node = node.clone();
+    let opened = host::sandbox::blocking(move || {
+        for record in here {
+            if let Err(error) = node.open_door(&record, false) {
+                tracing::warn!(instance = %record.life.spec.id, "it cannot hold a lease: {}", error.in_full());
+            }
+        }
+        Ok(())
+    });
+    let _ = opened.await;
 }
 
 /// The checkpoint program: as configured, else the host's own.

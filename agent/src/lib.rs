@@ -19,6 +19,7 @@ pub mod durable;
 pub mod events;
 pub mod host;
 pub mod identity;
+pub mod inside;
 pub mod instance;
 pub mod listening;
 pub mod logs;

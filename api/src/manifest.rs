@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sleep::{SHORTEST, SleepSettings};
 use crate::variable::{self, VariableError};
 
 /// The largest manifest, as JSON.
@@ -31,6 +32,9 @@ pub struct Manifest {
     /// Environment of this version. What the app has by `drowse env` and `drowse secret` comes before it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// How it sleeps. What its user set by `drowse idle` comes before it.
+    #[serde(default, skip_serializing_if = "SleepSettings::is_empty")]
+    pub sleep: SleepSettings,
 }
 
 /// How a deployment is found ready, where it differs from the platform's way.
@@ -66,6 +70,9 @@ pub enum ManifestError {
     /// A time that is none.
     #[error("check.timeout must be 1 to {MAX_CHECK_SECONDS} seconds, not {0}")]
     Timeout(u32),
+    /// A time of being idle that is too short.
+    #[error("an app must be idle for {SHORTEST} s at least before it sleeps")]
+    Idle,
     /// A variable.
     #[error("env: {0}")]
     Variable(#[from] VariableError),
@@ -89,6 +96,9 @@ impl Manifest {
         self.check.path.as_deref().map_or(Ok(()), check_path)?;
         if let Some(seconds) = self.check.timeout_seconds.filter(|seconds| !(1..=MAX_CHECK_SECONDS).contains(seconds)) {
             return Err(ManifestError::Timeout(seconds));
+        }
+        if !self.sleep.is_long_enough() {
+            return Err(ManifestError::Idle);
         }
         self.env.iter().try_for_each(|(name, value)| variable::check(name, value))?;
         let size = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -125,6 +135,7 @@ mod tests {
             release: Some("python3 migrate.py".into()),
             check: Check { path: Some("/health?deep=1".into()), timeout_seconds: Some(90) },
             env: [("MODE".to_owned(), "fast".to_owned())].into(),
+            sleep: SleepSettings { wake: Some(crate::sleep::Wake::Auto), ..SleepSettings::default() },
         };
         assert_eq!(good.check(), Ok(()));
         let with = |change: fn(&mut Manifest)| {
@@ -139,6 +150,7 @@ mod tests {
             assert!(manifest.check().is_err(), "{path}");
         }
         assert!(with(|m| m.check.timeout_seconds = Some(0)).contains("timeout"));
+        assert!(with(|m| m.sleep.cold_after = Some(crate::sleep::After::Seconds(0))).contains("idle for 1 s"));
         assert!(with(|m| drop(m.env.insert("PORT".into(), "1".into()))).contains("PORT"));
         assert!(with(|m| drop(m.env.insert("A".into(), "x".repeat(MAX_MANIFEST)))).contains("limit"));
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::sleep::Wake;
+use crate::sleep::{Glances, Wake};
 use crate::{AppName, DeploymentId, HostName, InstanceId, NodeName, RunId};
 
 /// Every host name the router answers for. Immutable: a change is a new table with a new revision.
@@ -38,6 +38,9 @@ pub enum Route {
         /// What a browser gets while all of them sleep deeply.
         #[serde(default)]
         wake: Wake,
+        /// What those get then who only look by.
+        #[serde(default)]
+        glances: Glances,
     },
     /// A known app that cannot serve now: it is answered with this, never with a 404.
     Unavailable {

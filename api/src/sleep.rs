@@ -1,5 +1,6 @@
 //! Sleep: how deeply an instance sleeps, and what is asked and told about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -59,6 +60,30 @@ pub enum Wake {
     Auto,
 }
 
+/// What somebody gets who only looks by an app that sleeps deeply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Glance {
+    /// An answer of the router's; the app sleeps on.
+    #[default]
+    Answer,
+    /// An answer of the router's; the app is woken for the next one.
+    Wake,
+    /// The app's own answer: it is woken, and waited for.
+    Hold,
+}
+
+/// What those get who only look by, by who they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Glances {
+    /// Browsers that guess what may be looked at next, and those that want an icon.
+    pub prefetch: Glance,
+    /// Crawlers, and what they read first.
+    pub crawlers: Glance,
+    /// Monitors.
+    pub monitors: Glance,
+}
+
 /// Puts an instance to sleep, once every router has let go of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SleepRequest {
@@ -70,6 +95,9 @@ pub struct SleepRequest {
     pub grace_seconds: u32,
     /// Why, as the rest of a sentence: `no request for 15 s`.
     pub reason: String,
+    /// Not if it holds a lease: it was taken for idle, and nobody told it to.
+    #[serde(default)]
+    pub unless_leased: bool,
 }
 
 /// Wakes an instance, or keeps it awake.
@@ -112,6 +140,12 @@ pub struct Activity {
     pub cpu: u64,
     /// Bytes that passed its network link, in both directions.
     pub traffic: u64,
+    /// How long its main process has been there, in milliseconds.
+    #[serde(default)]
+    pub age: u64,
+    /// Until when it holds a lease, if it does.
+    #[serde(default)]
+    pub lease: Option<Timestamp>,
 }
 
 /// After which time something happens, if at all.
@@ -154,6 +188,48 @@ pub struct SleepSettings {
     /// What a browser gets that asks for it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake: Option<Wake>,
+    /// What a browser's prefetch gets then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefetch: Option<Glance>,
+    /// What a crawler gets then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crawlers: Option<Glance>,
+    /// What a monitor gets then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitors: Option<Glance>,
+}
+
+/// The shortest time of being idle that can be set, in seconds: shorter ones would be spent on sleeping.
+pub const SHORTEST: u32 = 1;
+
+impl SleepSettings {
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These, and where they say nothing, those of `base`.
+    #[must_use]
+    pub fn over(self, base: Self) -> Self {
+        Self {
+            pinned: self.pinned || base.pinned,
+            paused_after: self.paused_after.or(base.paused_after),
+            snapshot_after: self.snapshot_after.or(base.snapshot_after),
+            cold_after: self.cold_after.or(base.cold_after),
+            wake: self.wake.or(base.wake),
+            prefetch: self.prefetch.or(base.prefetch),
+            crawlers: self.crawlers.or(base.crawlers),
+            monitors: self.monitors.or(base.monitors),
+        }
+    }
+
+    /// Whether every time that is set can be.
+    #[must_use]
+    pub fn is_long_enough(&self) -> bool {
+        let times = [self.paused_after, self.snapshot_after, self.cold_after].into_iter().flatten();
+        times.filter_map(After::seconds).all(|seconds| seconds >= SHORTEST)
+    }
 }
 
 /// Puts an app to sleep now.
@@ -172,4 +248,22 @@ pub struct Explanation {
     pub policy: String,
     /// The last times that it fell asleep, woke or was kept awake, oldest first.
     pub recent: Vec<Event>,
+    /// How it would have slept, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<Rehearsal>,
+}
+
+/// How an app would have slept, by what was seen of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsal {
+    /// How long it would have had to be idle, in seconds.
+    pub after: u32,
+    /// For how long it was watched, in seconds.
+    pub watched: u64,
+    /// For how much of that it would have slept, in seconds.
+    pub slept: u64,
+    /// How often it would have fallen asleep.
+    pub times: u32,
+    /// What would have woken it, and how often.
+    pub woken_by: BTreeMap<String, u32>,
 }

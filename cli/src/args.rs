@@ -93,7 +93,7 @@ pub enum Command {
     /// Show and set when an idle app sleeps
     Idle(Idle),
     /// Say why an app is awake or asleep, and what woke it
-    Explain(App),
+    Explain(Explain),
     /// Remove an app, its deployments and its files
     #[command(visible_alias = "remove")]
     Rm(Remove),
@@ -200,6 +200,20 @@ pub struct App {
     /// The app [default: made from the current folder's name]
     #[arg(value_name = "APP")]
     pub app: Option<AppName>,
+}
+
+/// `explain`.
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The app [default: made from the current folder's name]
+    #[arg(value_name = "APP")]
+    pub app: Option<AppName>,
+    /// Also say how it would have slept, had it been put to sleep whenever it was idle for so long
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "15m")]
+    pub dry_run: Option<IdleTime>,
+    /// All apps, with --dry-run
+    #[arg(long, requires = "dry_run", conflicts_with = "app")]
+    pub all: bool,
 }
 
 /// `logs`.
@@ -398,6 +412,28 @@ pub struct Idle {
     /// What a browser gets that asks for it then: a page with a button, or the app itself
     #[arg(long, value_enum, value_name = "WAKE")]
     pub wake: Option<WakeBy>,
+    /// What a browser's prefetch gets then
+    #[arg(long, value_enum, value_name = "ANSWER")]
+    pub prefetch: Option<GlanceBy>,
+    /// What a crawler gets then
+    #[arg(long, value_enum, value_name = "ANSWER")]
+    pub crawlers: Option<GlanceBy>,
+    /// What a monitor gets then
+    #[arg(long, value_enum, value_name = "ANSWER")]
+    pub monitors: Option<GlanceBy>,
+}
+
+/// What somebody gets who only looks by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GlanceBy {
+    /// An answer of the platform's; the app sleeps on
+    Answer,
+    /// An answer of the platform's; the app wakes for the next one
+    Wake,
+    /// The app's own answer, once it is awake
+    Hold,
+    /// As the platform has it
+    Default,
 }
 
 /// What wakes an app for a browser.

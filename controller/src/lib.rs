@@ -23,6 +23,7 @@ pub mod phase;
 pub mod picture;
 pub mod plan;
 pub mod reconcile;
+pub mod rehearsal;
 pub mod routers;
 pub mod routes;
 pub mod serve;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use drowse_api::platform::Wanted;
 use drowse_api::routing::{Endpoint, Route, RouteTable};
-use drowse_api::sleep::Wake;
 use drowse_api::{HostName, RunId};
 use tokio::sync::watch;
 
@@ -14,7 +13,7 @@ use crate::desired::Desired;
 use crate::model::{App, Deployment, Instance, Life, Release};
 use crate::phase::Phase;
 use crate::picture::Published;
-use crate::sleep::{SleepDefaults, sleep_policy};
+use crate::sleep::{Policy, SleepDefaults, live_deployment, sleep_policy};
 
 /// The label of a deployment's own address.
 #[must_use]
@@ -48,33 +47,34 @@ pub fn hosts(desired: &Desired, domain: &HostName, sleep: &SleepDefaults) -> BTr
     for app in desired.apps.iter() {
         let instances = by_app.get(app.name.as_str()).map_or(&[][..], Vec::as_slice);
         let name = app.name.as_str();
-        let wake = sleep_policy(app, None, sleep).wake;
-        add(name, app_route(desired, app, wake, instances));
+        let policy = &sleep_policy(app, live_deployment(desired, app), None, sleep);
+        add(name, app_route(desired, app, policy, instances));
         for deployment in by_deployment.get(name).into_iter().flatten() {
             add(&deployment_label(name, deployment.id.as_str()), kept_route(app, deployment));
         }
         for instance in instances.iter().filter(|instance| instance.life == Life::Serving) {
             let deployment = instance.deployment.as_str();
-            add(&instance_label(name, instance.id.as_str()), to(app, wake, &[instance]));
+            add(&instance_label(name, instance.id.as_str()), to(app, policy, &[instance]));
             let of_deployment: Vec<_> = instances
                 .iter()
                 .copied()
                 .filter(|other| other.life == Life::Serving && other.deployment == instance.deployment)
                 .collect();
-            add(&deployment_label(name, deployment), to(app, wake, &of_deployment));
+            add(&deployment_label(name, deployment), to(app, policy, &of_deployment));
         }
     }
     hosts
 }
 
-fn to(app: &App, wake: Wake, instances: &[&Arc<Instance>]) -> Route {
+fn to(app: &App, policy: &Policy, instances: &[&Arc<Instance>]) -> Route {
     let endpoints: Vec<_> = instances
         .iter()
         .map(|instance| Endpoint { node: instance.node.clone(), instance: instance.id.clone() })
         .collect();
     match instances.first() {
         Some(first) => {
-            Route::Instances { app: app.name.clone(), deployment: first.deployment.clone(), endpoints, wake }
+            let (app, deployment) = (app.name.clone(), first.deployment.clone());
+            Route::Instances { app, deployment, endpoints, wake: policy.wake, glances: policy.glances }
         }
         None => unavailable(app, "starting", "This app is being started.".to_owned()),
     }
@@ -112,7 +112,7 @@ fn kept_route(app: &App, deployment: &Deployment) -> Route {
     }
 }
 
-fn app_route(desired: &Desired, app: &App, wake: Wake, instances: &[&Arc<Instance>]) -> Route {
+fn app_route(desired: &Desired, app: &App, policy: &Policy, instances: &[&Arc<Instance>]) -> Route {
     if app.wanted == Wanted::Stopped {
         return unavailable(app, "stopped", "This app was stopped by its owner.".to_owned());
     }
@@ -134,7 +134,7 @@ fn app_route(desired: &Desired, app: &App, wake: Wake, instances: &[&Arc<Instanc
     }
     let serving: Vec<_> =
         instances.iter().copied().filter(|instance| instance.life == Life::Serving && live.has(instance)).collect();
-    to(app, wake, &serving)
+    to(app, policy, &serving)
 }
 
 /// The published table. One writer, the reconciler.

@@ -26,6 +26,7 @@ use crate::ledger::Ledger;
 use crate::model::{Lineage, User};
 use crate::nodes::Node;
 use crate::reconcile::{Nodes, Reconciler};
+use crate::rehearsal;
 use crate::routers::Routers;
 use crate::routes::Publisher;
 use crate::vault::{Vault, VaultError, without_logins, without_secrets};
@@ -174,6 +175,7 @@ impl Controller {
             config: Arc::clone(&config),
             vault: Arc::clone(&vault),
             wake: Arc::clone(&wake),
+            histories: Arc::default(),
             attempts: Arc::default(),
             tunnels: Arc::new(Semaphore::new(TUNNELS)),
             end: end.clone(),
@@ -192,6 +194,9 @@ impl Controller {
         let mut tasks: Vec<_> = [open_socket(&api, &config)?, tcp].into_iter().map(AbortOnDropHandle::new).collect();
         tasks.push(AbortOnDropHandle::new(tokio::spawn(reconciler.run(end.clone()))));
         tasks.push(AbortOnDropHandle::new(tokio::spawn(compact(ledger.clone()))));
+        let watched = (Arc::clone(&api.histories), ledger.clone(), Arc::clone(&nodes), Arc::clone(&api.routers));
+        let watching = rehearsal::watch(watched.0, watched.1, watched.2, watched.3, config.sleep);
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(watching)));
         Ok(Self { ledger, nodes, api_address, end, tasks })
     }
 

@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use drowse_api::NodeName;
 use drowse_api::instance::{InstanceState, InstanceStatus};
 use drowse_api::platform::Wanted;
 use drowse_api::routing::RouterStatus;
-use drowse_api::sleep::{After, Depth, Wake};
+use drowse_api::sleep::{After, Depth, Glances, Wake};
+use drowse_api::{InstanceId, NodeName};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use crate::model::{App, Instance, Life, User};
+use crate::activity::Sign;
+use crate::desired::Desired;
+use crate::model::{App, Deployment, Instance, Life, User};
 use crate::picture::NodeView;
 
 /// `[sleep]`: how apps sleep where their users set nothing. Without it they do not.
@@ -55,20 +57,36 @@ pub struct Policy {
     pub cold_after: Option<u32>,
     /// What a browser gets that asks for it then.
     pub wake: Wake,
+    /// What those get then who only look by.
+    pub glances: Glances,
 }
 
-/// The one place that turns what a user asked for into how an app sleeps. What the user is entitled to
+/// The one place that turns what a user asked for into how an app sleeps: what was set by `drowse idle`,
+/// then what the folder of the live deployment pins, then the operator's. What the user is entitled to
 /// will be looked at here.
 #[must_use]
-pub fn sleep_policy(app: &App, _user: Option<&User>, settings: &SleepDefaults) -> Policy {
+pub fn sleep_policy(app: &App, live: Option<&Deployment>, _user: Option<&User>, settings: &SleepDefaults) -> Policy {
     let seconds = |asked: Option<After>, default: Option<u32>| asked.map_or(default, After::seconds);
+    let asked = app.sleep.over(live.map(|live| live.manifest.sleep).unwrap_or_default());
     Policy {
-        is_pinned: app.sleep.pinned,
-        paused_after: seconds(app.sleep.paused_after, settings.paused_after_seconds),
-        snapshot_after: seconds(app.sleep.snapshot_after, settings.snapshot_after_seconds),
-        cold_after: seconds(app.sleep.cold_after, settings.cold_after_seconds),
-        wake: app.sleep.wake.unwrap_or(settings.wake),
+        is_pinned: asked.pinned,
+        paused_after: seconds(asked.paused_after, settings.paused_after_seconds),
+        snapshot_after: seconds(asked.snapshot_after, settings.snapshot_after_seconds),
+        cold_after: seconds(asked.cold_after, settings.cold_after_seconds),
+        wake: asked.wake.unwrap_or(settings.wake),
+        glances: Glances {
+            prefetch: asked.prefetch.unwrap_or_default(),
+            crawlers: asked.crawlers.unwrap_or_default(),
+            monitors: asked.monitors.unwrap_or_default(),
+        },
     }
+}
+
+/// The deployment that an app serves by.
+#[must_use]
+pub fn live_deployment<'a>(desired: &'a Desired, app: &App) -> Option<&'a Deployment> {
+    let live = app.live.as_ref()?;
+    desired.deployments.get(live.deployment.as_str()).map(AsRef::as_ref)
 }
 
 impl Policy {
@@ -120,6 +138,8 @@ pub enum Verdict {
 pub struct Vote<'a> {
     /// The app.
     pub app: &'a App,
+    /// The deployment that it serves by.
+    pub live: Option<&'a Deployment>,
     /// Whose it is.
     pub user: Option<&'a User>,
     /// The instance.
@@ -138,7 +158,7 @@ impl Vote<'_> {
     /// Whether it is to sleep, and why (not).
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let policy = sleep_policy(self.app, self.user, self.settings);
+        let policy = sleep_policy(self.app, self.live, self.user, self.settings);
         let awake = |why: &str| Verdict::Awake(why.to_owned());
         let Some(node) = self.node else { return awake("its node does not answer") };
         let Some(status) = node.instances.get(&self.instance.id) else { return awake("its node does not know it yet") };
@@ -185,32 +205,46 @@ impl Vote<'_> {
         if policy.is_pinned {
             return Verdict::Awake("it is pinned".to_owned());
         }
-        let id = &status.id;
-        let in_flight: u64 = self.routers.values().flatten().filter_map(|router| router.in_flight.get(id)).sum();
-        if in_flight > 0 {
-            let what = if in_flight == 1 { "request or stream is" } else { "requests or streams are" };
-            return Verdict::Awake(format!("{in_flight} {what} in flight"));
-        }
-        if self.routers.is_empty() || self.routers.values().any(Option::is_none) {
-            return Verdict::Awake("not every router has told what it serves".to_owned());
-        }
-        let asked = self.routers.values().flatten().filter_map(|router| router.active.get(id)).max();
-        let Some(&asked) = asked else {
-            return Verdict::Awake("no router has told when it was last asked for".to_owned());
+        let last = match self.last_sign(node, &status.id, since) {
+            Ok(last) => last,
+            Err(held) => return Verdict::Awake(held.why),
         };
-        let Some(measured) = node.measured.get(id) else {
-            return Verdict::Awake("it is not known yet how much it does by itself".to_owned());
-        };
-        let causes = [
-            (asked, "the last request was".to_owned()),
-            (since, "it has been awake only since".to_owned()),
-            (measured.busy_at.unwrap_or(Timestamp::MIN), measured.why.clone()),
-        ];
-        let (last, what) = causes.into_iter().max_by_key(|(at, _)| *at).unwrap_or((self.now, String::new()));
+        let (last, what) = (last.at, last.what);
         match policy.depth(self.now.duration_since(last), status.no_snapshot.is_none()) {
             Some((depth, after)) => Verdict::Sleep(depth, format!("idle for {after} s")),
             None => Verdict::Awake(format!("{what} {}; {}", seconds_ago(last, self.now), policy.in_words())),
         }
+    }
+
+    /// What of it was seen last that keeps it awake for a time; `Err` keeps it awake whatever the time.
+    ///
+    /// # Errors
+    /// The reason, where it is needed now or not enough is known of it.
+    pub fn last_sign(&self, node: &NodeView, id: &InstanceId, since: Timestamp) -> Result<Seen, Held> {
+        let in_flight: u64 = self.routers.values().flatten().filter_map(|router| router.in_flight.get(id)).sum();
+        if in_flight > 0 {
+            let what = if in_flight == 1 { "request or stream is" } else { "requests or streams are" };
+            return Err(Held { why: format!("{in_flight} {what} in flight"), by: Some(Sign::Request) });
+        }
+        let measured = node.measured.get(id);
+        if let Some(until) = measured.and_then(|measured| measured.lease).filter(|until| *until > self.now) {
+            let why = format!("it holds a lease for {}", for_more(until.duration_since(self.now)));
+            return Err(Held { why, by: Some(Sign::Lease) });
+        }
+        let unknown = |why: &str| Held { why: why.to_owned(), by: None };
+        if self.routers.is_empty() || self.routers.values().any(Option::is_none) {
+            return Err(unknown("not every router has told what it serves"));
+        }
+        let asked = self.routers.values().flatten().filter_map(|router| router.active.get(id)).max();
+        let asked = *asked.ok_or_else(|| unknown("no router has told when it was last asked for"))?;
+        let measured = measured.ok_or_else(|| unknown("it is not known yet how much it does by itself"))?;
+        let signs = [
+            Seen { at: asked, what: "the last request was".to_owned(), sign: Sign::Request },
+            Seen { at: since, what: "it has been awake only since".to_owned(), sign: Sign::Awake },
+            Seen { at: measured.busy_at.unwrap_or(Timestamp::MIN), what: measured.why.clone(), sign: measured.sign },
+        ];
+        let none = Seen { at: self.now, what: String::new(), sign: Sign::Awake };
+        Ok(signs.into_iter().max_by_key(|seen| seen.at).unwrap_or(none))
     }
 
     /// Whether it is of those that may sleep at all.
@@ -226,6 +260,34 @@ impl Vote<'_> {
             return Err("it does not serve yet, or not any more");
         }
         Ok(())
+    }
+}
+
+/// Why an app stays awake, however long ago anything was seen of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// As a sentence.
+    pub why: String,
+    /// What it does at this moment, if that is known.
+    pub by: Option<Sign>,
+}
+
+/// What was seen of an app that keeps it awake for a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// When.
+    pub at: Timestamp,
+    /// As the beginning of a sentence that ends in the time.
+    pub what: String,
+    /// What kind of thing.
+    pub sign: Sign,
+}
+
+fn for_more(left: SignedDuration) -> String {
+    match left.as_secs().max(1) {
+        seconds @ ..120 => format!("{seconds} more s"),
+        seconds @ 120..7200 => format!("{} more min", seconds.div_euclid(60)),
+        seconds => format!("{} more h", seconds.div_euclid(3600)),
     }
 }
 

@@ -101,6 +101,24 @@ class Handler(BaseHTTPRequestHandler):
             file.write(query["id"] + "\n")
         self.answer(query["id"])
 
+    def on_tell(self, query):
+        """Tells its log that it was asked, before it answers: that can be read by whoever follows it."""
+        print("carried out", query["id"], flush=True)
+        self.answer(query["id"])
+
+    def on_lease(self, query):
+        """Says the body to the platform, and answers what it says."""
+        import socket
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(20)
+            door.connect("/run/drowse/lease")
+            door.sendall(self.body + b"\n")
+            door.shutdown(socket.SHUT_WR)
+            said = b""
+            while more := door.recv(4096):
+                said += more
+        self.answer(said.decode())
+
     def on_log(self, query):
         for number in range(int(query.get("lines", "1"))):
             print(query["text"], number, flush=True)

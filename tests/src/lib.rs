@@ -9,6 +9,7 @@
 pub mod apps;
 pub mod bench;
 pub mod browser;
+pub mod chaos;
 pub mod floods;
 pub mod http;
 pub mod isolation;

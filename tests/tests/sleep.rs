@@ -13,6 +13,7 @@ use drowse_api::sleep::{Depth, Explanation, SleepCommand, SleepSettings};
 use drowse_api::{ErrorCode, Problem};
 use drowse_tests::apps::App;
 use drowse_tests::browser::{self, Browser};
+use drowse_tests::chaos::{self, Plan};
 use drowse_tests::http::{Answer, Visitor};
 use drowse_tests::world::{DOMAIN, Options, PATIENCE, World, main_process};
 use drowse_tests::{needs_a_world, skip, wait};
@@ -130,10 +131,22 @@ async fn what_is_in_use_stays_awake_and_what_is_idle_falls_asleep_by_itself() {
     let path = "/stream?chunks=1000000&every=0.05&size=100";
     let request = visitor.request("GET", "used", path).body(Full::default()).expect("a request");
     let download = visitor.open(request).await.expect("a download");
+    world.deploy("busy", &App::probe("one")).await;
+    let work = "import threading, time\ndef work():\n    while True:\n        end = time.monotonic() + 0.1\n        \
+                while time.monotonic() < end:\n            pass\n        time.sleep(0.3)\n\
+                threading.Thread(target=work, daemon=True).start()\nresult = 'works'";
+    assert_eq!(visitor.post("busy", "/python", work).await.expect("an answer").text(), "works");
     world.deploy("idle", &App::probe("one")).await;
-    // By the time that this one sleeps, the other would have long before.
+    // Open, and nothing is asked by it.
+    let kept = visitor.connect().await.expect("a connection");
+    // By the time that this one sleeps, the others would have long before.
     falls_asleep(&world, "idle").await;
-    assert!(world.instance("used").await.state.is_ready());
+    drop(kept);
+    for awake in ["used", "busy"] {
+        assert!(world.instance(awake).await.state.is_ready(), "{awake}: {:?}", explain(&world, awake).await);
+    }
+    let why = explain(&world, "busy").await.now.concat();
+    assert!(why.contains("% of a processor"), "{why}");
     let why = explain(&world, "used").await.now.concat();
     assert!(why.contains("2 requests or streams are in flight"), "{why}");
     drop(download);
@@ -152,6 +165,73 @@ async fn what_is_in_use_stays_awake_and_what_is_idle_falls_asleep_by_itself() {
     let settings: SleepSettings = world.controller().get("/v1/apps/used/idle").await.expect("settings");
     assert!(settings.pinned);
     assert_eq!(sleep(&world, "used", Depth::Paused).await.expect_err("pinned").code, ErrorCode::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_keeps_an_idle_app_awake_and_what_its_folder_pins_lets_it_sleep() {
+    needs_a_world!();
+    let mut world = World::with(options("look_seconds = 1\n")).await;
+    let pins = |text: &str| App::probe("one").file("drowse.toml", text);
+    let hooks = |app: App| {
+        let hook = |name: &str| format!("#!/bin/sh\necho {name} >> hooks\n[ {name} = before ] || exit 3\n");
+        let app = app.file(".drowse/before-sleep", hook("before")).file(".drowse/after-wake", hook("after"));
+        for name in ["before-sleep", "after-wake"] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(app.path().join(".drowse").join(name), mode).expect("executable");
+        }
+        app
+    };
+    let visitor = world.visitor();
+    let held = hooks(pins("[sleep]\nafter = 1\n"));
+    assert!(world.drowse(&["deploy", &held.path().to_string_lossy(), "--name", "held"]).ok().contains("READY"));
+    let say = async |text: &str| visitor.post("held", "/lease", text.to_owned()).await.expect("an answer").text();
+    assert_eq!(say("hold 1h job").await, "held for 3600 s\n");
+    assert!(say("hold for ever").await.starts_with("error: "));
+    // Another agent knows of it, too.
+    world.kill_agent();
+    world.start_agent().await;
+    assert!(say("status").await.starts_with("held: job for "));
+    let idle = pins("[sleep]\nafter = 1\nmonitors = \"hold\"\n");
+    assert!(world.drowse(&["deploy", &idle.path().to_string_lossy(), "--name", "idle"]).ok().contains("READY"));
+    // By the time that this one sleeps, the other would have long before.
+    falls_asleep(&world, "idle").await;
+    assert!(world.instance("held").await.state.is_ready());
+    let why = explain(&world, "held").await.now.concat();
+    assert!(why.contains("it holds a lease for 59 more min"), "{why}");
+    let nothing = "import os\nresult = [os.access(path, os.W_OK) for path in ('/run/drowse', '/run/drowse/state')]";
+    let writable = visitor.post("held", "/python", nothing).await.expect("an answer").text();
+    assert_eq!(writable, "[False, False]");
+    assert_eq!(text(&visitor, "held", "/read?file=/run/drowse/state").await, "slept=0\n");
+    assert_eq!(say("release job").await, "released\n");
+    falls_asleep(&world, "held").await;
+    let told = text(&visitor, "held", "/read?file=/run/drowse/state").await;
+    assert!(told.contains("\ndepth=paused\n") && told.contains("\nwoken_by=GET /read"), "{told}");
+    wait::until("its hooks have run, and the one that failed is told", PATIENCE, async || {
+        let told = world.events("held").await;
+        let is_told = told.iter().any(|event| event.message == "its .drowse/after-wake ended with 3");
+        (is_told && text(&visitor, "held", "/read?file=hooks").await.starts_with("before\nafter\n")).then_some(())
+    })
+    .await;
+
+    // What its user sets comes before what the folder pins.
+    let shown = world.drowse(&["idle", "idle", "--paused-after", "never"]).ok();
+    assert!(shown.contains("sleeps only when it is told to"), "{shown}");
+    wait::until_ok("it sleeps deeply", PATIENCE, async || sleep(&world, "idle", Depth::Cold).await).await;
+    let request = visitor.request("GET", "idle", "/count").header("user-agent", "UptimeRobot/2.0");
+    let answer = visitor.send(request.body(Full::default()).expect("a request")).await.expect("an answer");
+    assert_eq!((answer.header("x-drowse-state"), answer.text().as_str()), ("woken-cold", "1"), "a monitor is held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_is_answered_once_while_apps_sleep_sink_wake_and_are_replaced() {
+    needs_a_world!();
+    let world = World::with(options("")).await;
+    let to_disk = std::env::var_os("DROWSE_TEST_CRIU").is_some();
+    let most = Duration::from_secs(10);
+    let plan = Plan { apps: 2, visitors: 2, changes: 150, most, to_disk, deploys: true, seed: 7 };
+    let outcome = chaos::run(&world, &plan).await.expect("none is lost, cut, wrong or twice");
+    println!("{outcome:?}");
+    assert!(outcome.answered > 0 && outcome.refused.is_empty(), "{outcome:?}");
 }
 
 /// Someone who asks with a number that nobody else has, by a method that no router repeats.

@@ -81,6 +81,10 @@ pub(super) async fn sleep(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<InstanceStatus> {
     let (id, request): (InstanceId, SleepRequest) = (parse(&id)?, read(body)?);
+    if request.unless_leased && agent.node.doors.lease(&id).is_some() {
+        let problem = Problem::new(ErrorCode::Conflict, format!("instance {id} stays awake: it holds a lease"));
+        return Err(problem.into());
+    }
     Ok(Json(agent.instances.sleep(&id, request).await?))
 }
 

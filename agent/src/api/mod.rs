@@ -47,7 +47,7 @@ pub struct Agent {
     /// Images and events.
     pub node: Node,
     /// Instances.
-    pub instances: Instances<Node>,
+    pub instances: Arc<Instances<Node>>,
     /// Builds.
     pub builds: Arc<Builds>,
     /// Commands that users run.

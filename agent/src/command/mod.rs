@@ -5,6 +5,7 @@
 //! agent ends is killed; what an agent that was killed has left, the next one finds by these groups.
 
 mod cage;
+pub mod hook;
 mod run;
 mod session;
 mod start;

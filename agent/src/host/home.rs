@@ -65,6 +65,12 @@ impl Home {
         self.run.join("init.sock")
     }
 
+    /// The folder that its app sees as its own door to the platform.
+    #[must_use]
+    pub fn inside(&self) -> PathBuf {
+        self.run.join("inside")
+    }
+
     /// What init records of exits.
     #[must_use]
     pub fn exits(&self) -> PathBuf {

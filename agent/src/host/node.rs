@@ -23,7 +23,8 @@ use crate::config::Config;
 use crate::durable::{self, DurableError};
 use crate::events::EventLog;
 use crate::identity::UserIds;
-use crate::instance::host::{Host, KeepError, Listening, Record, Written};
+use crate::inside::{self, Doors};
+use crate::instance::host::{Hook, Host, KeepError, Listening, Record, Written};
 use crate::instance::record;
 use crate::instance::state::{Exit, LaunchFailure, NotDumped, Running};
 use crate::listening::{explain, listening};
@@ -51,6 +52,8 @@ pub struct Node {
     pub key: Arc<Key>,
     /// What snapshots are made with, or why there are none.
     pub snapshots: Result<Snapshots, String>,
+    /// Where apps hold leases.
+    pub doors: Doors,
 }
 
 impl Node {
@@ -78,12 +81,36 @@ impl Node {
             let launched = blocking(move || {
                 // What is started anew is another life: what an earlier one left on disk is not to come back.
                 hibernate::forget(&home)?;
-                node.sandboxes.launch(&plan::of_instance(&node, &owned)?)
+                let plan = plan::of_instance(&node, &owned)?;
+                node.open_door(&owned, true)?;
+                node.sandboxes.launch(&plan)
             });
             launched.await?
         };
         tracing::debug!(instance = %record.life.spec.id, took = ?began.elapsed(), "launched");
         Ok(Running::Process(app))
+    }
+
+    /// Opens what the app sees as `/run/drowse`; `anew`: its processes begin. Blocking.
+    ///
+    /// # Errors
+    /// If something of it cannot be made.
+    pub fn open_door(&self, record: &Record, anew: bool) -> Result<(), SandboxError> {
+        let spec = &record.life.spec;
+        let (home, ids) = (self.home(spec), self.users.range(&spec.user)?);
+        let folder = home.inside();
+        std::fs::create_dir_all(&folder).map_err(|source| SandboxError::io("make", &folder, source))?;
+        self.doors.open(&spec.id, &home, ids, anew)?;
+        self.tell_inside(record);
+        Ok(())
+    }
+
+    /// Tells the app how it slept. Blocking, on a file in memory.
+    fn tell_inside(&self, record: &Record) {
+        let folder = self.home(&record.life.spec).inside();
+        if let Err(error) = inside::state::write(&folder, record.life.slept.as_ref()) {
+            tracing::debug!(instance = %record.life.spec.id, "it was not told how it slept: {error}");
+        }
     }
 
     fn subject(record: &Record) -> Result<Subject, SandboxError> {
@@ -103,6 +130,8 @@ impl Node {
     async fn restore_process(&self, record: &Record, taken: &Taken) -> Result<Running, SandboxError> {
         let snapshots = self.snapshots.as_ref().map_err(|why| SandboxError::Image(why.clone()))?;
         let (home, subject) = (self.home(&record.life.spec), Self::subject(record)?);
+        let (node, owned) = (self.clone(), record.clone());
+        blocking(move || node.open_door(&owned, false)).await?;
         if !self.sandboxes.stands(&home) {
             let (node, owned) = (self.clone(), record.clone());
             let plan = blocking(move || plan::of_instance(&node, &owned)).await?;
@@ -121,7 +150,10 @@ impl Node {
         let home = Home::instance(&self.config, &status.user, &status.id);
         let cpu = self.sandboxes.cgroups.usage(&home.place).ok()?.cpu;
         let traffic = self.sandboxes.network.traffic(&home.owner).unwrap_or_default();
-        Some(Activity { cpu: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX), traffic })
+        let age = status.process.and_then(process::age).unwrap_or_default();
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let lease = self.doors.lease(&status.id);
+        Some(Activity { cpu: milliseconds(cpu), traffic, age: milliseconds(age), lease })
     }
 
     /// Whether the app of a paused instance stands still. If not it goes on for good: half of a sleep
@@ -158,6 +190,7 @@ impl Node {
         match spec.workload {
             Workload::Web => {
                 let home = self.home(spec);
+                self.doors.close(&spec.id);
                 let cleared = self.sandboxes.clear(&home).await;
                 // It comes back cold from here, so what is on disk is of no more use.
                 cleared.and(blocking(move || hibernate::forget(&home)).await)
@@ -277,14 +310,20 @@ impl Host for Node {
     }
 
     async fn thaw(&self, record: &Record) -> Result<(), String> {
-        let (cgroups, place) = (Arc::clone(&self.sandboxes.cgroups), self.home(&record.life.spec).place);
+        let (node, record) = (self.clone(), record.clone());
         let thawed = blocking(move || {
+            let (cgroups, place) = (&node.sandboxes.cgroups, node.home(&record.life.spec).place);
+            node.tell_inside(&record);
             fail::fail_point!("instance-thaw");
             cgroups.thaw(&place)?;
             fail::fail_point!("instance-thawed");
             Ok(())
         });
         thawed.await.map_err(|error| error.in_full())
+    }
+
+    async fn hook(&self, record: &Record, hook: Hook) -> Result<(), String> {
+        crate::command::hook::run(self.clone(), record.clone(), hook).await
     }
 
     fn no_snapshots(&self) -> Option<String> {

@@ -20,6 +20,7 @@ use super::image::{command, command_beside, read_in, resolve_user, stop_signal, 
 use super::node::Node;
 use super::sandbox::Plan;
 use super::{files, sites};
+use crate::inside;
 use crate::instance::host::{PORT, Record};
 
 /// What runs in a sandbox, before its image is looked at.
@@ -63,11 +64,22 @@ pub fn of_instance(node: &Node, record: &Record) -> Result<Plan, SandboxError> {
         host_name: spec.app.to_string(),
         env,
         command: None,
-        binds: sites::binds(&node.config, &spec.id),
+        binds: binds(node, record)?,
         profile: SeccompProfile::Default,
     };
     let layers = node.store.unpack(&image)?;
     of(node, wanted, &image, layers)
+}
+
+/// What of the host an instance sees. Blocking.
+fn binds(node: &Node, record: &Record) -> Result<Vec<Bind>, SandboxError> {
+    let spec = &record.life.spec;
+    if sites::is_server(&spec.id) {
+        return Ok(sites::binds(&node.config, &spec.id));
+    }
+    let source = node.home(spec).inside();
+    std::fs::create_dir_all(&source).map_err(|error| SandboxError::io("make", &source, error))?;
+    Ok(vec![Bind { source, target: inside::PATH.into(), read_only: true, idmap: None, is_disk: false }])
 }
 
 /// The plan of a sandbox for one command over an app's image. Blocking: it may unpack layers.

@@ -47,6 +47,15 @@ pub async fn ended(identity: ProcessIdentity) {
     }
 }
 
+/// How long ago it was started, if it is there. Rounded to hundredths of a second.
+#[must_use]
+pub fn age(identity: ProcessIdentity) -> Option<std::time::Duration> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = std::time::Duration::try_from(now).ok()?;
+    // The kernel tells it in ticks of a hundredth to every program (proc(5)).
+    Some(now.saturating_sub(std::time::Duration::from_millis(identity.start_time.saturating_mul(10))))
+}
+
 /// Sends it a signal; nothing if it is gone.
 pub fn signal(identity: ProcessIdentity, signal: Signal) {
     if let Some(pidfd) = open(identity) {

@@ -18,10 +18,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::boot::{self, Seen};
 use super::followers::Followers;
-use super::host::{Host, KeepError, Record};
+use super::host::{Hook, Host, KeepError, Record};
 use super::state::{Bed, Effect, Event, Life, Next, NotDumped, State};
 use crate::events::EventLog;
 use crate::snapshot::Abort;
@@ -91,6 +92,8 @@ pub struct Actor<H> {
     lulling: Vec<oneshot::Sender<Result<InstanceStatus, Problem>>>,
     /// Whether the newest state still is to be written.
     unwritten: bool,
+    /// What it runs itself since it is awake.
+    waking: Option<AbortOnDropHandle<()>>,
     /// Until when nothing is begun, since it could not be written.
     held: Option<Instant>,
 }
@@ -121,6 +124,7 @@ impl<H: Host> Actor<H> {
             abort: Arc::default(),
             lulling: Vec::new(),
             unwritten: is_new,
+            waking: None,
             held: None,
         }
     }
@@ -330,6 +334,7 @@ impl<H: Host> Actor<H> {
             fail::fail_point!("instance-woken");
             let kept = self.keep().await;
             self.watch();
+            self.tell_awake(&before);
             for effect in effects {
                 self.act(effect).await;
             }
@@ -359,6 +364,7 @@ impl<H: Host> Actor<H> {
         for effect in effects {
             self.act(effect).await;
         }
+        self.tell_awake(&before);
         self.answer_lulling();
         kept
     }
@@ -463,6 +469,20 @@ impl<H: Host> Actor<H> {
         }
     }
 
+    /// Lets the app see to its being awake again; nobody waits for that.
+    fn tell_awake(&mut self, before: &Life) {
+        let slept = match before.state {
+            State::Frozen { .. } | State::FallingAsleep { .. } | State::Dumping { .. } => true,
+            State::Launching { .. } | State::Booting { .. } => before.woken.is_some(),
+            _ => false,
+        };
+        if slept && matches!(self.record.life.state, State::Ready { .. }) {
+            let (host, events, record) = (Arc::clone(&self.host), Arc::clone(&self.events), self.record.clone());
+            let run = async move { run_hook(&*host, &events, &record, Hook::AfterWake).await };
+            self.waking = Some(AbortOnDropHandle::new(tokio::spawn(run)));
+        }
+    }
+
     /// Waits for the exit of what runs now, and for nothing else any more.
     fn watch(&mut self) {
         self.watchers = JoinSet::new();
@@ -478,8 +498,12 @@ impl<H: Host> Actor<H> {
         }
         if let State::FallingAsleep { ticket, .. } = self.record.life.state {
             let (followers, id) = (Arc::clone(&self.followers), self.record.life.spec.id.clone());
+            let (host, events, record) = (Arc::clone(&self.host), Arc::clone(&self.events), self.record.clone());
+            self.waking = None;
             self.watchers.spawn(async move {
                 followers.quiet(id, ticket).await;
+                // Whoever asks meanwhile keeps it awake: this is dropped then.
+                run_hook(&*host, &events, &record, Hook::BeforeSleep).await;
                 Event::Quiet { ticket }
             });
         }
@@ -623,6 +647,14 @@ async fn remove<H: Host>(host: Arc<H>, events: Arc<EventLog>, record: Record) ->
         pause = (pause * 2).min(LONGEST_REMOVAL_PAUSE);
     }
     Event::Cleared
+}
+
+/// Runs a hook of the app; what goes wrong is told, and changes nothing.
+async fn run_hook<H: Host>(host: &H, events: &EventLog, record: &Record, hook: Hook) {
+    if let Err(text) = host.hook(record, hook).await {
+        host.say(record, &text);
+        events.about(&record.life.spec, EventKind::Sleep, text);
+    }
 }
 
 async fn until<H: Host>(host: &H, due: Option<Timestamp>, held: Option<Instant>) {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::Instances;
 use super::followers::Followers;
-use super::host::{Host, KeepError, Listening, PORT, Record, Written};
+use super::host::{Hook, Host, KeepError, Listening, PORT, Record, Written};
 use super::state::{App, Exit, LaunchFailure, NotDumped, Running};
 use crate::addresses::Addresses;
 use crate::config::AddressRange;
@@ -73,6 +73,8 @@ struct World {
     has_no_room: bool,
     /// What is on disk.
     on_disk: Option<Behaviour>,
+    /// How long the app's hooks take, and what comes of them.
+    hook: Option<(Duration, Result<(), String>)>,
 }
 
 /// A host without a kernel.
@@ -135,6 +137,10 @@ impl FakeHost {
 
     pub fn be_stuck(&self, count: u32) {
         self.world().stuck = count;
+    }
+
+    pub fn have_hooks(&self, take: Duration, outcome: Result<(), String>) {
+        self.world().hook = Some((take, outcome));
     }
 
     pub fn refuse_dumps(&self, count: u32) {
@@ -291,6 +297,13 @@ impl Host for FakeHost {
     async fn freeze(&self, _record: &Record) -> Result<(), String> {
         self.note("freeze");
         self.set_frozen(true)
+    }
+
+    async fn hook(&self, _record: &Record, hook: Hook) -> Result<(), String> {
+        let Some((takes, outcome)) = self.world().hook.clone() else { return Ok(()) };
+        self.note(&hook.to_string());
+        tokio::time::sleep(takes).await;
+        outcome
     }
 
     async fn thaw(&self, _record: &Record) -> Result<(), String> {

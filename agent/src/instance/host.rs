@@ -1,5 +1,6 @@
 //! What an instance needs of its host: the seam between the task that sees to it and the kernel.
 
+use std::fmt;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -136,6 +137,32 @@ pub struct Listening {
     pub is_wrong: bool,
 }
 
+/// What an app may run itself around its sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// When every router has let go of it, before it sleeps.
+    BeforeSleep,
+    /// When it is awake again, or stays awake after all.
+    AfterWake,
+}
+
+impl Hook {
+    /// Where its program is inside.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::BeforeSleep => "/app/.drowse/before-sleep",
+            Self::AfterWake => "/app/.drowse/after-wake",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.path().trim_start_matches("/app/"))
+    }
+}
+
 /// A record could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
@@ -211,6 +238,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Lets everything of the app go on. `Err` says why it does not.
     fn thaw(&self, record: &Record) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Runs one of the app's own hooks, if it has it; ended when it is dropped. `Err` is a sentence about it.
+    fn hook(&self, record: &Record, hook: Hook) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Why nothing can be put to disk on this host, if it cannot.
     fn no_snapshots(&self) -> Option<String>;

@@ -25,6 +25,7 @@ impl Life {
             proven: false,
             state: State::Launching { then: Then::Proceed },
             woken: None,
+            slept: None,
             start_took: None,
             restore_took: None,
             no_snapshot: None,

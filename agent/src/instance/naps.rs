@@ -18,7 +18,13 @@ use super::registry::endpoints;
 pub(super) const SERVES: Behaviour = Behaviour::Serves(Duration::from_secs(1));
 
 pub(super) fn request(depth: Depth) -> SleepRequest {
-    SleepRequest { epoch: Epoch(1), depth, grace_seconds: 30, reason: "no request for 15 s".to_owned() }
+    SleepRequest {
+        epoch: Epoch(1),
+        depth,
+        grace_seconds: 30,
+        reason: "no request for 15 s".to_owned(),
+        unless_leased: false,
+    }
 }
 
 pub(super) fn demand() -> Demand {
@@ -312,4 +318,33 @@ async fn a_record_that_says_paused_of_an_app_that_goes_on_is_corrected() {
     assert!(record.life.is_paused());
     let awake = record::awake(record, jiff::Timestamp::UNIX_EPOCH).status();
     assert!(awake.state.is_ready(), "{:?}", awake.state);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_apps_hooks_run_before_it_sleeps_and_after_it_woke_and_what_fails_of_them_is_told() {
+    let bench = ready(&[SERVES]).await;
+    bench.host.have_hooks(Duration::from_secs(2), Err("its .drowse/before-sleep ended with 1".to_owned()));
+    bench.instances.sleep(&bench.id, request(Depth::Paused)).await.expect("sleeps all the same");
+    assert_eq!(bench.host.calls(), ["launch", ".drowse/before-sleep", "freeze"]);
+    assert!(bench.messages().iter().any(|message| message.ends_with("ended with 1")));
+    bench.instances.demand(&bench.id, demand()).await.expect("taken");
+    // Nobody waits for the other one.
+    assert!(bench.instances.status(&bench.id).expect("known").state.is_ready());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.host.calls()[3..], ["thaw", ".drowse/after-wake"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_while_a_hook_runs_is_served_at_once_and_the_app_hears_that_it_stays_awake() {
+    let bench = Arc::new(ready(&[SERVES]).await);
+    bench.host.have_hooks(Duration::from_secs(3600), Ok(()));
+    let lulled = lull(&bench, Depth::Paused);
+    bench.until(is_falling).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bench.instances.demand(&bench.id, demand()).await.expect("taken");
+    assert!(bench.instances.status(&bench.id).expect("known").state.is_ready());
+    assert_eq!(lulled.await.expect("joined").expect_err("stays awake").code, ErrorCode::Conflict);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.host.calls(), ["launch", ".drowse/before-sleep", ".drowse/after-wake"]);
+    assert_eq!(bench.host.frozen(), 0);
 }

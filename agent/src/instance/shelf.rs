@@ -70,7 +70,8 @@ impl<H: Host> Instances<H> {
         loop {
             let over = overflow(&board.borrow_and_update(), room);
             for Dropped { id, epoch, reason } in over {
-                let request = SleepRequest { epoch, depth: Depth::Cold, grace_seconds: 0, reason };
+                let request =
+                    SleepRequest { epoch, depth: Depth::Cold, grace_seconds: 0, reason, unless_leased: false };
                 // One that is woken meanwhile uses its snapshot up, which is as well.
                 if let Err(problem) = self.sleep(&id, request).await {
                     tracing::debug!(instance = %id, "its snapshot is not dropped: {problem}");

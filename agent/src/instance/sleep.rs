@@ -125,6 +125,7 @@ impl Life {
             }
             State::Frozen { rest: Rest::Paused { running }, since, .. } => {
                 tell(effects, format!("woken by {cause}: slept {} (paused)", span(since, now)));
+                self.slept = Some(Woken { depth: Depth::Paused, slept_since: since, at: now, cause });
                 self.no_room = None;
                 effects.push(Effect::Thaw);
                 State::Ready { running, since: now }
@@ -160,6 +161,7 @@ impl Life {
     fn starts(&mut self, slept_since: Timestamp, cause: String, now: Timestamp, effects: &mut Vec<Effect>) {
         tell(effects, format!("woken by {cause}: slept {} (cold), is being started", span(slept_since, now)));
         self.woken = Some(Woken { depth: Depth::Cold, slept_since, at: now, cause });
+        self.slept.clone_from(&self.woken);
     }
 
     fn restores(
@@ -172,6 +174,7 @@ impl Life {
     ) -> State {
         tell(effects, format!("woken by {cause}: slept {} (snapshot), comes back from disk", span(since, now)));
         self.woken = Some(Woken { depth: Depth::Snapshot, slept_since: since, at: now, cause });
+        self.slept.clone_from(&self.woken);
         effects.push(Effect::Restore(taken));
         State::Launching { then: Then::Proceed }
     }
@@ -245,6 +248,7 @@ impl Life {
                 if let Some(woken) = &mut self.woken {
                     woken.depth = Depth::Cold;
                 }
+                self.slept.clone_from(&self.woken);
                 launch(effects)
             }
             State::Launching { then } => after(then, effects),

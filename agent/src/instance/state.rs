@@ -68,6 +68,9 @@ pub struct Life {
     /// What it was woken by, until it is ready: while nothing of it ran.
     #[serde(default)]
     pub woken: Option<Woken>,
+    /// How it slept the last time.
+    #[serde(default)]
+    pub slept: Option<Woken>,
     /// How long it took from being started to being ready the last time, in milliseconds.
     #[serde(default)]
     pub start_took: Option<u32>,

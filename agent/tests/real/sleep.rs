@@ -22,7 +22,13 @@ async fn start(number: u8) -> Option<Agent> {
 }
 
 pub async fn sleep(agent: &Agent, epoch: u64, depth: Depth) -> Result<InstanceStatus, Problem> {
-    let request = SleepRequest { epoch: Epoch(epoch), depth, grace_seconds: 5, reason: "told to".to_owned() };
+    let request = SleepRequest {
+        epoch: Epoch(epoch),
+        depth,
+        grace_seconds: 5,
+        reason: "told to".to_owned(),
+        unless_leased: false,
+    };
     agent.client.call(Method::POST, "/v1/instances/web/sleep", Some(&request)).await
 }
 

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use drowse_api::deployment::AppType;
 use drowse_api::manifest::{Check, Manifest, ManifestError};
+use drowse_api::sleep::{After, SleepSettings};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::args::Kind;
+use crate::args::{GlanceBy, IdleTime, Kind, SleepDepth, WakeBy};
 
 /// Its name.
 pub const FILE: &str = "drowse.toml";
@@ -17,7 +18,9 @@ pub const FILE: &str = "drowse.toml";
 /// The largest that is read.
 const LARGEST: u64 = 64 << 10;
 
-const KEYS: &[&str] = &["type", "start", "release", "check", "env"];
+const KEYS: &[&str] = &["type", "start", "release", "check", "env", "sleep"];
+const SLEEP_KEYS: &[&str] =
+    &["after", "depth", "paused_after", "snapshot_after", "cold_after", "wake", "prefetch", "crawlers", "monitors"];
 const CHECK_KEYS: &[&str] = &["path", "timeout"];
 
 /// What the file says.
@@ -132,6 +135,7 @@ impl Reader<'_> {
                 "release" => pinned.manifest.release = Some(self.string(name, value)?),
                 "check" => pinned.manifest.check = self.check(value)?,
                 "env" => pinned.manifest.env = self.env(value)?,
+                "sleep" => pinned.manifest.sleep = self.sleep(value)?,
                 _ => return Err(self.unknown("", name, key.span().start, KEYS)),
             }
         }
@@ -157,6 +161,66 @@ impl Reader<'_> {
             }
         }
         Ok(check)
+    }
+
+    fn sleep(&self, value: &Value<'_>) -> Result<SleepSettings, PinnedError> {
+        let mut sleep = SleepSettings::default();
+        let mut after = None;
+        let mut depth = SleepDepth::Paused;
+        let table = self.table("sleep", value)?;
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            let full = format!("sleep.{name}");
+            match name {
+                "after" => after = Some(self.idle(&full, value)?),
+                "depth" => depth = self.word(&full, value)?,
+                "paused_after" => sleep.paused_after = Some(self.idle(&full, value)?),
+                "snapshot_after" => sleep.snapshot_after = Some(self.idle(&full, value)?),
+                "cold_after" => sleep.cold_after = Some(self.idle(&full, value)?),
+                "wake" => sleep.wake = self.word::<WakeBy>(&full, value)?.into(),
+                "prefetch" => sleep.prefetch = self.word::<GlanceBy>(&full, value)?.into(),
+                "crawlers" => sleep.crawlers = self.word::<GlanceBy>(&full, value)?.into(),
+                "monitors" => sleep.monitors = self.word::<GlanceBy>(&full, value)?.into(),
+                _ => return Err(self.unknown("sleep.", name, key.span().start, SLEEP_KEYS)),
+            }
+        }
+        match (after, depth) {
+            // In whichever order the two stand.
+            (Some(after), SleepDepth::Paused) => sleep.paused_after = Some(after),
+            (Some(after), SleepDepth::Snapshot) => sleep.snapshot_after = Some(after),
+            (Some(after), SleepDepth::Cold) => sleep.cold_after = Some(after),
+            (None, _) => {
+                if let Some((_, value)) = table.iter().find(|(key, _)| key.get_ref().as_ref() == "depth") {
+                    return Err(self.wrong(
+                        "sleep.depth",
+                        value,
+                        "beside sleep.after: the time of that depth".to_owned(),
+                    ));
+                }
+            }
+        }
+        Ok(sleep)
+    }
+
+    fn idle(&self, key: &str, value: &Value<'_>) -> Result<After, PinnedError> {
+        let time = match value.get_ref() {
+            DeValue::Integer(number) => {
+                number.as_str().parse::<u32>().ok().filter(|seconds| *seconds > 0).map(After::Seconds)
+            }
+            DeValue::String(text) => text.parse().ok().and_then(|IdleTime(after)| after),
+            _ => None,
+        };
+        let expected = || "\"never\", a number of seconds, or a text such as \"90s\", \"10m\" or \"2h\"".to_owned();
+        time.ok_or_else(|| self.wrong(key, value, expected()))
+    }
+
+    /// One of the words that an option of the command line takes.
+    fn word<T: ValueEnum>(&self, key: &str, value: &Value<'_>) -> Result<T, PinnedError> {
+        let known = || T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+        let names = || known().map(|word| word.get_name().to_owned()).collect::<Vec<_>>().join(", ");
+        let wrong = || self.wrong(key, value, format!("one of {}", names()));
+        let word = self.string(key, value).map_err(|_| wrong())?;
+        T::from_str(&word, false).map_err(|_| wrong())
     }
 
     fn env(&self, value: &Value<'_>) -> Result<BTreeMap<String, String>, PinnedError> {
@@ -238,15 +302,26 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "type = \"python\"\nstart = \"gunicorn app:app\"\nrelease = \"python3 migrate.py\"\n\
-                    [check]\npath = \"/health\"\ntimeout = \"2m\"\n[env]\nMODE = \"fast\"\nWORKERS = 2\nDEBUG = false\n";
+                    [check]\npath = \"/health\"\ntimeout = \"2m\"\n[env]\nMODE = \"fast\"\nWORKERS = 2\nDEBUG = false\n\
+                    [sleep]\nafter = \"10m\"\ndepth = \"cold\"\npaused_after = 15\nsnapshot_after = \"never\"\nwake = \"auto\"\n\
+                    monitors = \"hold\"\n";
         let pinned = read_text(text).expect("reads");
         assert_eq!(pinned.app_type, Some(AppType::Python));
-        let Manifest { start, release, check, env } = pinned.manifest;
+        let Manifest { start, release, check, env, sleep } = pinned.manifest;
         assert_eq!(start.as_deref(), Some("gunicorn app:app"));
         assert_eq!(release.as_deref(), Some("python3 migrate.py"));
         assert_eq!(check, Check { path: Some("/health".into()), timeout_seconds: Some(120) });
         let expected = [("MODE", "fast"), ("WORKERS", "2"), ("DEBUG", "false")];
         assert_eq!(env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        let expected = SleepSettings {
+            paused_after: Some(After::Seconds(15)),
+            snapshot_after: Some(After::Never),
+            cold_after: Some(After::Seconds(600)),
+            wake: Some(drowse_api::sleep::Wake::Auto),
+            monitors: Some(drowse_api::sleep::Glance::Hold),
+            ..SleepSettings::default()
+        };
+        assert_eq!(sleep, expected);
         assert_eq!(read_text("").expect("an empty one"), Pinned::default());
         assert!(read(Path::new("/nowhere")).expect("none").is_none());
     }
@@ -256,7 +331,16 @@ mod tests {
         for (text, expected, hint) in [
             ("type = \"npm\"\nstrat = \"x\"\n", "line 2: there is no key strat", "did you mean start?"),
             ("[check]\n\ntimout = 3\n", "line 3: there is no key check.timout", "did you mean check.timeout?"),
-            ("replicas = 3\n", "line 1: there is no key replicas", "the keys are type, start, release, check, env"),
+            (
+                "replicas = 3\n",
+                "line 1: there is no key replicas",
+                "the keys are type, start, release, check, env, sleep",
+            ),
+            (
+                "[sleep]\npaused_afer = 3\n",
+                "line 2: there is no key sleep.paused_afer",
+                "did you mean sleep.paused_after?",
+            ),
         ] {
             let error = read_text(text).expect_err("refused");
             assert!(error.to_string().contains(expected), "{error}");
@@ -268,6 +352,11 @@ mod tests {
             ("check = 3\n", "line 1: check must be a table"),
             ("[check]\ntimeout = \"soon\"\n", "line 2: check.timeout must be a number of seconds"),
             ("[env]\nA = [1]\n", "line 2: env.A must be a text"),
+            ("[sleep]\nafter = \"soon\"\n", "line 2: sleep.after must be \"never\""),
+            ("[sleep]\nafter = 0\n", "line 2: sleep.after must be"),
+            ("[sleep]\nafter = 3\ndepth = \"deep\"\n", "line 3: sleep.depth must be one of paused,"),
+            ("[sleep]\ndepth = \"cold\"\n", "line 2: sleep.depth must be beside sleep.after"),
+            ("[sleep]\nwake = \"never\"\n", "line 2: sleep.wake must be one of page, auto"),
             ("start = \"a\n", "line 1:"),
             ("[check]\ntimeout = 0\n", "check.timeout must be 1 to"),
             ("[env]\nPORT = 80\n", "PORT is set by the platform"),

@@ -69,13 +69,14 @@ fn pinning_and_idle_times_change_only_what_was_named() {
     assert_eq!(stdout(&fake, &["pin", "shop"]), "shop never sleeps\n");
     let body: Value = serde_json::from_slice(&fake.call("PUT /v1/apps/shop/idle").body).expect("JSON");
     assert_eq!(body, json!({ "pinned": true, "cold_after": { "seconds": 600 } }));
-    let shown = stdout(&fake, &["idle", "shop", "--paused-after", "15s", "--wake", "auto"]);
+    let shown = stdout(&fake, &["idle", "shop", "--paused-after", "15s", "--wake", "auto", "--monitors", "hold"]);
     assert!(shown.contains("shop: cold when idle for 600 s\n") && shown.contains("cold after:   600 s\n"), "{shown}");
     let calls = fake.calls();
     let last = calls.iter().rev().find(|call| call.line.starts_with("PUT")).expect("one");
     let body: Value = serde_json::from_slice(&last.body).expect("JSON");
     assert_eq!(body["paused_after"], json!({ "seconds": 15 }));
     assert_eq!((&body["cold_after"], &body["wake"]), (&json!({ "seconds": 600 }), &json!("auto")));
+    assert_eq!((&body["monitors"], &body["crawlers"]), (&json!("hold"), &Value::Null));
 }
 
 #[test]
@@ -91,4 +92,22 @@ fn explain_tells_why_and_what_came_before() {
         "i1 awake: 1 request or stream is in flight\nwhen: paused when idle for 15 s\n2026-11-21 22:30:00  woken by GET \
          /feed, reader\n"
     );
+}
+
+#[test]
+fn a_dry_run_tells_of_each_app_how_it_would_have_slept() {
+    let fake = Fake::start();
+    let rehearsal = json!({ "after": 600, "watched": 7200, "slept": 3600, "times": 3,
+        "woken_by": { "a request or stream": 2, "work of its own": 1 } });
+    let explanation = json!({ "now": [], "policy": "never", "recent": [], "rehearsal": rehearsal });
+    fake.on("GET /v1/apps", Reply::Json(json!([app(&["i1"], false)])));
+    fake.on("GET /v1/apps/shop/explain", Reply::Json(explanation));
+    let shown = stdout(&fake, &["explain", "--dry-run=10m", "--all"]);
+    assert_eq!(
+        shown,
+        "shop: idle for 600 s, it would have slept 3600 s of 7200 s (50 %), 3 times; woken by a request or stream \
+         (2), work of its own (1)\n"
+    );
+    assert!(stdout(&fake, &["explain", "shop", "--dry-run=10m"]).contains("dry run: idle for 600 s, it would have"));
+    assert!(fake.calls().iter().any(|call| call.line.ends_with("/explain?dry_run=600")));
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drowse_api::sleep::{Depth, Wake};
+use drowse_api::sleep::{Depth, Glance, Wake};
 use http::StatusCode;
 use tokio::time::timeout_at;
 
@@ -61,14 +61,14 @@ pub(crate) async fn admit_by(
     asking: Asking<'_>,
     hold: Hold,
 ) -> Result<Admitted, Instead> {
-    match look(visitor, host)? {
+    match look(visitor, host, asking)? {
         Ok(admitted) => Ok(admitted),
         // Boxed, since this is rare and every request's future would be as large as it.
         Err(_) => Box::pin(wait(visitor, host, asking, hold)).await,
     }
 }
 
-fn look(visitor: &Visitor, host: &HostKey) -> Result<Result<Admitted, Obstacle>, Fault> {
+fn look(visitor: &Visitor, host: &HostKey, asking: Asking<'_>) -> Result<Result<Admitted, Obstacle>, Fault> {
     let shared = &visitor.shared;
     loop {
         let picture = shared.picture.load();
@@ -81,8 +81,11 @@ fn look(visitor: &Visitor, host: &HostKey) -> Result<Result<Admitted, Obstacle>,
             }
             None => return Err(Fault::new(StatusCode::NOT_FOUND, "unknown-host", "No app answers at this address.")),
         };
-        return Ok(match app.pick(Instant::now(), visitor.turn(), shared.limits.in_flight as u64) {
-            Pick::Chosen(ticket) => Ok(Admitted { ticket, app: Some(Arc::clone(app)), slept: None }),
+        let now = Instant::now();
+        return Ok(match app.pick(now, visitor.turn(), shared.limits.in_flight as u64) {
+            Pick::Chosen(ticket) => {
+                Ok(Admitted { ticket: counted(ticket, app, asking, now), app: Some(Arc::clone(app)), slept: None })
+            }
             // A gate is closed only after the picture without it was published: the next look sees it.
             Pick::Stale => continue,
             Pick::Busy(instance) => Err(Obstacle::Busy(instance)),
@@ -93,6 +96,18 @@ fn look(visitor: &Visitor, host: &HostKey) -> Result<Result<Admitted, Obstacle>,
     }
 }
 
+/// Whether this request is use of the app. Looked at only where nobody used it just now: it makes no
+/// difference then, and costs something.
+fn counted(mut ticket: Ticket, app: &App, asking: Asking<'_>, now: Instant) -> Ticket {
+    const JUST_NOW: Duration = Duration::from_secs(1);
+    let is_in_use = now.saturating_duration_since(ticket.instance.used_at()) < JUST_NOW;
+    ticket.counts = is_in_use || !asking.only_looks_by(app.glances);
+    if ticket.counts {
+        ticket.instance.touch(now);
+    }
+    ticket
+}
+
 async fn wait(visitor: &Visitor, host: &HostKey, asking: Asking<'_>, hold: Hold) -> Result<Admitted, Instead> {
     let limits = &visitor.shared.limits;
     let arrived = Instant::now();
@@ -100,7 +115,7 @@ async fn wait(visitor: &Visitor, host: &HostKey, asking: Asking<'_>, hold: Hold)
     let mut slept = None;
     loop {
         changes.borrow_and_update();
-        match look(visitor, host)? {
+        match look(visitor, host, asking)? {
             Ok(admitted) => return Ok(Admitted { slept, ..admitted }),
             Err(Obstacle::Asleep { app, instance }) => {
                 let depth = instance.nap.depth();
@@ -179,22 +194,54 @@ fn patience(
     }
     let patience = match (hold, asking.who()) {
         (Hold::Until(time), _) => time,
-        (Hold::ByAsker, Asker::Bystander(bystander)) => {
-            tracing::debug!(app = %app.name, by = bystander.as_str(), "not woken");
-            return Err(Instead::own(instead::sleeping(bystander)));
-        }
+        (Hold::ByAsker, Asker::Bystander(bystander)) => match bystander.of(app.glances) {
+            Glance::Hold => limits.wake(),
+            Glance::Wake => {
+                may_wake(visitor, instance)?;
+                wake_beside(visitor, instance, asking);
+                return Err(Instead::own(instead::sleeping(bystander)));
+            }
+            Glance::Answer => {
+                tracing::debug!(app = %app.name, by = bystander.as_str(), "not woken");
+                return Err(Instead::own(instead::sleeping(bystander)));
+            }
+        },
         (Hold::ByAsker, Asker::Person) => match app.wake {
             Wake::Page => return Err(page(visitor, app, instance, asking)),
             Wake::Auto => limits.auto(),
         },
         (Hold::ByAsker, Asker::Program) => limits.wake(),
     };
-    let woken = &visitor.shared.woken;
-    woken.may(visitor.ip, instance, limits.wakes_per_visitor, Instant::now()).map_err(|seconds| {
+    may_wake(visitor, instance)?;
+    Ok(patience)
+}
+
+/// Whether this visitor may have that one woken.
+fn may_wake(visitor: &Visitor, instance: &Arc<Instance>) -> Result<(), Fault> {
+    let (woken, most) = (&visitor.shared.woken, visitor.shared.limits.wakes_per_visitor);
+    woken.may(visitor.ip, instance, most, Instant::now()).map_err(|seconds| {
         let detail = "Your address had too many sleeping apps woken in the last minute.";
         Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-wakes", detail).retry_after(seconds)
-    })?;
-    Ok(patience)
+    })
+}
+
+/// Has it woken for whoever comes next, while this request is answered: somebody waits in its place.
+fn wake_beside(visitor: &Visitor, instance: &Arc<Instance>, asking: Asking<'_>) {
+    if !instance.nap.begin_demand() {
+        return;
+    }
+    let (shared, instance, cause) = (Arc::clone(&visitor.shared), Arc::clone(instance), asking.cause());
+    tokio::spawn(async move {
+        let _waits = instance.nap.wait();
+        let _ = shared.orders.send(Order::Wake(Arc::clone(&instance), cause));
+        let until = tokio::time::Instant::now() + shared.limits.wake();
+        loop {
+            let over = instance.nap.over();
+            if !instance.gate.is_shut() || timeout_at(until, over).await.is_err() {
+                return;
+            }
+        }
+    });
 }
 
 /// The time is over, and it is still on its way.

@@ -1,5 +1,6 @@
 //! Who asks: what a request says of itself, as far as that decides whether it wakes a sleeping app.
 
+use drowse_api::sleep::{Glance, Glances};
 use http::{HeaderMap, Method, Uri, header};
 
 use crate::fault::Form;
@@ -38,6 +39,15 @@ pub(crate) enum Bystander {
 }
 
 impl Bystander {
+    /// What it gets, of what its app's owner has set.
+    pub(crate) fn of(self, glances: Glances) -> Glance {
+        match self {
+            Self::Prefetch | Self::Icon => glances.prefetch,
+            Self::Crawler => glances.crawlers,
+            Self::Monitor => glances.monitors,
+        }
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Prefetch => "a prefetch",
@@ -104,6 +114,11 @@ impl Asking<'_> {
             None => Form::wanted_by(self.headers) == Form::Page,
         };
         if is_page { Asker::Person } else { Asker::Program }
+    }
+
+    /// Whether somebody asks who wakes nothing, and so keeps nothing awake.
+    pub(crate) fn only_looks_by(&self, glances: Glances) -> bool {
+        matches!(self.who(), Asker::Bystander(bystander) if bystander.of(glances) == Glance::Answer)
     }
 
     fn bystander(&self) -> Option<Bystander> {

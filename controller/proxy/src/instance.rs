@@ -66,7 +66,7 @@ impl Instance {
     /// Goes in, if the gate is open.
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Ticket, Closed> {
         self.gate.enter()?;
-        Ok(Ticket { instance: Arc::clone(self) })
+        Ok(Ticket { instance: Arc::clone(self), counts: true })
     }
 
     /// When a request last began or ended; when it came to be known, before the first.
@@ -173,11 +173,15 @@ impl Instance {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) instance: Arc<Instance>,
+    /// Whether the app is in use by it: not by who only looks by.
+    pub(crate) counts: bool,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.instance.touch(Instant::now());
+        if self.counts {
+            self.instance.touch(Instant::now());
+        }
         if self.instance.gate.leave() {
             self.instance.emptied.notify_one();
         }

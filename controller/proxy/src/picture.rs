@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use drowse_api::agent::EndpointsPicture;
 use drowse_api::routing::{Endpoint, Route, RouteTable};
-use drowse_api::sleep::Wake;
+use drowse_api::sleep::{Glances, Wake};
 use drowse_api::{AppName, InstanceId, NodeName, RunId};
 
 use crate::gate::Closed;
@@ -42,6 +42,8 @@ pub(crate) struct App {
     pub(crate) name: AppName,
     /// What a browser gets while the app sleeps deeply.
     pub(crate) wake: Wake,
+    /// What those get then who only look by.
+    pub(crate) glances: Glances,
     endpoints: Vec<Endpoint>,
     /// Those of them that can be dialled from here.
     instances: Vec<Arc<Instance>>,
@@ -102,11 +104,11 @@ impl Picture {
                 Route::Unavailable { code, message, .. } => {
                     Target::Unavailable { code: code.as_str().into(), message: message.as_str().into() }
                 }
-                Route::Instances { app: name, endpoints, wake, .. } => {
+                Route::Instances { app: name, endpoints, wake, glances, .. } => {
                     let resolved: Vec<_> = endpoints.iter().filter_map(&mut resolve).collect();
                     Target::App(match self.find(host.as_str()) {
-                        Some(Target::App(app)) if app.is(*wake, endpoints, &resolved) => Arc::clone(app),
-                        _ => App::new(name.clone(), *wake, endpoints.clone(), resolved),
+                        Some(Target::App(app)) if app.is((*wake, *glances), endpoints, &resolved) => Arc::clone(app),
+                        _ => App::new(name.clone(), (*wake, *glances), endpoints.clone(), resolved),
                     })
                 }
             };
@@ -123,10 +125,16 @@ pub(crate) fn address_of(addresses: &EndpointsPicture, id: &InstanceId) -> Optio
 }
 
 impl App {
-    fn new(name: AppName, wake: Wake, endpoints: Vec<Endpoint>, instances: Vec<Arc<Instance>>) -> Arc<Self> {
+    fn new(
+        name: AppName,
+        (wake, glances): (Wake, Glances),
+        endpoints: Vec<Endpoint>,
+        instances: Vec<Arc<Instance>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name,
             wake,
+            glances,
             endpoints,
             instances,
             began: Instant::now(),
@@ -135,8 +143,8 @@ impl App {
         })
     }
 
-    fn is(&self, wake: Wake, endpoints: &[Endpoint], instances: &[Arc<Instance>]) -> bool {
-        self.wake == wake
+    fn is(&self, policy: (Wake, Glances), endpoints: &[Endpoint], instances: &[Arc<Instance>]) -> bool {
+        (self.wake, self.glances) == policy
             && self.endpoints == endpoints
             && self.instances.len() == instances.len()
             && self.instances.iter().zip(instances).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -166,10 +174,7 @@ impl App {
         match (best, again, asleep) {
             (Some((inside, instance)), _, _) if inside >= most => Pick::Busy(Arc::clone(instance)),
             (Some((_, instance)), _, _) => match instance.enter() {
-                Ok(ticket) => {
-                    instance.touch(now);
-                    Pick::Chosen(ticket)
-                }
+                Ok(ticket) => Pick::Chosen(ticket),
                 Err(Closed::Gone) => Pick::Stale,
                 Err(Closed::Asleep) => Pick::Asleep(Arc::clone(instance)),
             },

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::reconcile::Nodes;
+use crate::rehearsal::Histories;
 use crate::routers::Routers;
 use crate::vault::Vault;
 
@@ -55,6 +56,8 @@ pub struct Api {
     pub vault: Arc<Vault>,
     /// Wakes the reconciler.
     pub wake: Arc<Notify>,
+    /// What was seen of the apps.
+    pub histories: Arc<Histories>,
     /// Failed attempts to get in.
     pub attempts: Arc<Attempts>,
     /// How many more connections may be joined to commands.

@@ -9,29 +9,27 @@ use drowse_api::deployment::AppType;
 use drowse_api::event::EventKind;
 use drowse_api::instance::InstanceStatus;
 use drowse_api::platform::{AppView, Wanted};
-use drowse_api::sleep::{Demand, Depth, Explanation, SleepCommand, SleepRequest, SleepSettings};
+use drowse_api::sleep::{Demand, Depth, Explanation, SHORTEST, SleepCommand, SleepRequest, SleepSettings};
 use drowse_api::{ErrorCode, Problem};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::access::Caller;
-use super::answer::{Answer, Json, bad_request};
+use super::answer::{Answer, Json, Params, bad_request};
 use super::{Api, views};
 use crate::desired::{Desired, Fact, Step};
 use crate::events::stored;
 use crate::ledger::problem;
 use crate::model::{App, Instance, Life};
-use crate::sleep::{Verdict, Vote, sleep_policy};
+use crate::sleep::{Verdict, Vote, live_deployment, sleep_policy};
 
 /// How long what a node was told may take to be seen here.
 const SEEN: Duration = Duration::from_secs(2);
 
 /// How many of the last sleeps and wakes are shown.
 const RECENT: usize = 10;
-
-/// The shortest time of being idle that can be set, in seconds: shorter ones would be spent on sleeping.
-const SHORTEST: u32 = 1;
 
 pub(super) async fn sleep(
     caller: Caller,
@@ -55,6 +53,7 @@ pub(super) async fn sleep(
             depth: command.depth,
             grace_seconds: api.config.limits.grace_seconds,
             reason: format!("told to by {} ({})", caller.name, caller.by),
+            unless_leased: false,
         };
         let node = node(&api, instance)?;
         let path = format!("/v1/instances/{}/sleep", instance.id);
@@ -135,8 +134,7 @@ pub(super) async fn set(
     Path(name): Path<String>,
     Json(settings): Json<SleepSettings>,
 ) -> Answer<Answered<SleepSettings>> {
-    let times = [settings.paused_after, settings.snapshot_after, settings.cold_after].into_iter().flatten();
-    if times.filter_map(drowse_api::sleep::After::seconds).any(|seconds| seconds < SHORTEST) {
+    if !settings.is_long_enough() {
         return Err(bad_request(format!("an app must be idle for {SHORTEST} s at least before it sleeps")).into());
     }
     let changed = api.ledger.update(|desired| {
@@ -145,30 +143,41 @@ pub(super) async fn set(
             return Ok((Step::default(), settings));
         }
         let next = App { sleep: settings, ..app.clone() };
-        let policy = sleep_policy(&next, None, &api.config.sleep).in_words();
+        let policy = sleep_policy(&next, live_deployment(desired, app), None, &api.config.sleep).in_words();
         let message = format!("its sleep was set by {} ({}): {policy}", caller.name, caller.by);
         Ok((Step::new(next).told(Fact::new(EventKind::App, message).app(&app.name)), settings))
     });
     Ok(Answered(changed.await?))
 }
 
+/// What is asked beside the explanation.
+#[derive(Debug, Deserialize)]
+pub(super) struct DryRun {
+    /// How it would have slept, had it been put to sleep whenever it was idle for so many seconds.
+    dry_run: Option<u32>,
+}
+
 pub(super) async fn explain(
     caller: Caller,
     State(api): State<Api>,
     Path(name): Path<String>,
+    Params(query): Params<DryRun>,
 ) -> Answer<Answered<Explanation>> {
     let desired = api.ledger.desired();
     let app = caller.app(&desired, &name)?;
+    let rehearse = |after| api.histories.rehearse(&app.name, after, Timestamp::now());
+    let rehearsal = query.dry_run.and_then(rehearse);
     let user = desired.users.get(app.owner.as_str()).map(AsRef::as_ref);
     let routers = api.routers.all();
     let live = app.live.as_ref();
+    let deployment = live_deployment(&desired, app);
     let own = desired.instances_of(&app.name);
     let own =
         own.into_iter().filter(|instance| live.is_some_and(|live| live.has(instance)) && !instance.life.is_past());
     let now = own.map(|instance| {
         let view = api.nodes.get(&instance.node).map(crate::nodes::Node::view).filter(|view| view.is_connected);
         let (node, settings, now) = (view.as_ref(), &api.config.sleep, Timestamp::now());
-        let vote = Vote { app, user, instance, node, routers: &routers, settings, now };
+        let vote = Vote { app, live: deployment, user, instance, node, routers: &routers, settings, now };
         let said = match vote.verdict() {
             Verdict::Awake(why) => format!("awake: {why}"),
             Verdict::Sleep(depth, why) => format!("about to sleep ({depth}): {why}"),
@@ -184,6 +193,6 @@ pub(super) async fn explain(
         .filter(|event| event.kind == EventKind::Sleep && event.app.as_ref() == Some(&app.name))
         .collect();
     recent.drain(..recent.len().saturating_sub(RECENT));
-    let policy = sleep_policy(app, user, &api.config.sleep).in_words();
-    Ok(Answered(Explanation { now, policy, recent }))
+    let policy = sleep_policy(app, deployment, user, &api.config.sleep).in_words();
+    Ok(Answered(Explanation { now, policy, recent, rehearsal }))
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Call, Plan, connected};
 use crate::model::{Instance, Life};
 use crate::picture::Picture;
-use crate::sleep::{Verdict, Vote};
+use crate::sleep::{Verdict, Vote, live_deployment};
 
 pub(super) fn plan(picture: &Picture, instance: &Instance, now: Timestamp, plan: &mut Plan) {
     let Some(app) = picture.desired.apps.get(instance.app.as_str()) else { return };
@@ -19,6 +19,7 @@ pub(super) fn plan(picture: &Picture, instance: &Instance, now: Timestamp, plan:
     }
     let vote = Vote {
         app,
+        live: live_deployment(&picture.desired, app),
         user: picture.desired.users.get(instance.owner.as_str()).map(AsRef::as_ref),
         instance,
         node: Some(node),
@@ -29,7 +30,7 @@ pub(super) fn plan(picture: &Picture, instance: &Instance, now: Timestamp, plan:
     match vote.verdict() {
         Verdict::Sleep(depth, reason) if !is_site(picture, instance) => {
             let grace_seconds = picture.settings.grace_seconds;
-            let request = SleepRequest { epoch: instance.epoch, depth, grace_seconds, reason };
+            let request = SleepRequest { epoch: instance.epoch, depth, grace_seconds, reason, unless_leased: true };
             plan.call(&instance.node, Call::SleepInstance(instance.id.clone(), request));
         }
         Verdict::Wake(cause) => {

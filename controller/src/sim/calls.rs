@@ -158,7 +158,7 @@ pub(super) async fn activity(State(shared): State<Shared>) -> Answered<BTreeMap<
     // As much as the whole time, or nothing.
     let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
     let cpu = if world.works { now } else { 0 };
-    Answered(awake.map(|instance| (instance.status.id.clone(), Activity { cpu, traffic: 0 })).collect())
+    Answered(awake.map(|instance| (instance.status.id.clone(), Activity { cpu, ..Activity::default() })).collect())
 }
 
 #[derive(Deserialize)]

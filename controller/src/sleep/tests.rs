@@ -12,6 +12,7 @@ const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 /// Everything that has a voice; at first an app that has been idle for 20 s.
 struct Scene {
     app: App,
+    deployment: Option<Deployment>,
     instance: Instance,
     node: NodeView,
     routers: BTreeMap<NodeName, Option<RouterStatus>>,
@@ -90,12 +91,13 @@ impl Scene {
             active: BTreeMap::from([(id, before(20))]),
         };
         let settings = SleepDefaults { paused_after_seconds: Some(15), ..SleepDefaults::default() };
-        Self { app, instance, node: view, routers: BTreeMap::from([(node, Some(router))]), settings }
+        Self { app, deployment: None, instance, node: view, routers: BTreeMap::from([(node, Some(router))]), settings }
     }
 
     fn verdict(&self) -> Verdict {
         let (app, instance, node) = (&self.app, &self.instance, Some(&self.node));
-        Vote { app, user: None, instance, node, routers: &self.routers, settings: &self.settings, now: NOW }.verdict()
+        let (live, user) = (self.deployment.as_ref(), None);
+        Vote { app, live, user, instance, node, routers: &self.routers, settings: &self.settings, now: NOW }.verdict()
     }
 
     fn with(change: impl FnOnce(&mut Self)) -> Verdict {
@@ -150,9 +152,11 @@ fn every_voice_against_it_keeps_an_app_awake() {
     stays_awake(|scene| scene.router().active.clear(), "no router has told");
     stays_awake(|scene| scene.node.measured.clear(), "not known yet how much");
     let busy = |scene: &mut Scene| {
-        *scene.measured() = Measured { busy_at: Some(before(5)), why: "it used 40 % of a processor".to_owned() };
+        let why = "it used 40 % of a processor".to_owned();
+        *scene.measured() = Measured { busy_at: Some(before(5)), why, ..Measured::default() };
     };
     stays_awake(busy, "it used 40 % of a processor 5 s ago");
+    stays_awake(|scene| scene.measured().lease = Some(before(-500)), "it holds a lease for 8 more min");
     stays_awake(|scene| scene.settings.paused_after_seconds = None, "sleeps only when it is told to");
     stays_awake(|scene| scene.app.sleep.pinned = true, "pinned");
     stays_awake(|scene| scene.app.sleep.paused_after = Some(After::Never), "only when it is told to");
@@ -221,4 +225,41 @@ fn between_paused_and_cold_is_the_disk_for_those_who_can() {
     let Verdict::Asleep(why) = verdict(45, Some("it has a terminal")) else { panic!("it is passed over") };
     assert!(why.contains("cannot be put to disk: it has a terminal"), "{why}");
     assert!(matches!(verdict(585, Some("it has a terminal")), Verdict::Sleep(Depth::Cold, _)));
+}
+
+#[test]
+fn a_lease_that_ended_keeps_nobody_awake() {
+    let verdict = Scene::with(|scene| scene.measured().lease = Some(before(1)));
+    assert!(matches!(verdict, Verdict::Sleep(Depth::Paused, _)), "{verdict:?}");
+}
+
+#[test]
+fn what_the_folder_pins_counts_and_what_its_user_set_comes_before_it() {
+    let pinned = |sleep: SleepSettings| {
+        move |scene: &mut Scene| {
+            scene.deployment = Some(Deployment {
+                id: scene.instance.deployment.clone(),
+                app: scene.app.name.clone(),
+                owner: scene.app.owner.clone(),
+                app_type: drowse_api::deployment::AppType::Python,
+                node: scene.instance.node.clone(),
+                created: NOW,
+                phase: crate::phase::Phase::Deploying(crate::phase::Deploying::new(NOW)),
+                manifest: drowse_api::manifest::Manifest { sleep, ..Default::default() },
+                workload: None,
+            });
+        }
+    };
+    let long = SleepSettings { paused_after: Some(After::Seconds(60)), ..SleepSettings::default() };
+    stays_awake(pinned(long), "idle for 60 s");
+    let verdict = Scene::with(|scene| {
+        pinned(long)(scene);
+        scene.app.sleep.paused_after = Some(After::Seconds(18));
+    });
+    assert_eq!(verdict, Verdict::Sleep(Depth::Paused, "idle for 18 s".to_owned()));
+    let mut scene = Scene::new();
+    pinned(SleepSettings { monitors: Some(drowse_api::sleep::Glance::Hold), ..long })(&mut scene);
+    let policy = sleep_policy(&scene.app, scene.deployment.as_ref(), None, &scene.settings);
+    assert_eq!(policy.glances.monitors, drowse_api::sleep::Glance::Hold);
+    assert_eq!(policy.glances.crawlers, drowse_api::sleep::Glance::Answer);
 }

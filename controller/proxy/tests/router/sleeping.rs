@@ -8,7 +8,7 @@ use std::time::Duration;
 use drowse_api::InstanceId;
 use drowse_api::agent::EndpointsPicture;
 use drowse_api::routing::Route;
-use drowse_api::sleep::{Depth, Sleeper, Wake};
+use drowse_api::sleep::{Depth, Glance, Glances, Sleeper, Wake};
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt;
 
@@ -280,6 +280,67 @@ async fn an_app_that_wakes_for_browsers_shows_the_page_only_when_that_takes_long
     until_served(&world).await;
     let answer = world.visit("/a", BROWSER).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+}
+
+#[tokio::test]
+async fn what_those_get_who_only_look_by_is_the_owners_to_say() {
+    let (instance, seen) = scripted(|_| ok("hello")).await;
+    let world = World::new(&[instance]).await;
+    let revision = world.change_table(|table| {
+        if let Some(Route::Instances { glances, .. }) = table.hosts.get_mut(&host("shop")) {
+            *glances = Glances { prefetch: Glance::Answer, crawlers: Glance::Wake, monitors: Glance::Hold };
+        }
+    });
+    world.settled(revision).await;
+    world.sleeps("i0", Depth::Cold);
+    world.knows_sleep().await;
+    let prefetch = world.visit("/", "Sec-Purpose: prefetch\r\n").await;
+    assert_eq!((prefetch.status, world.count("demand")), (503, 0), "answered, and nothing is woken");
+    let crawler = world.visit("/", "User-Agent: Googlebot/2.1\r\n").await;
+    assert_eq!((crawler.status, crawler.header("x-drowse-state").as_deref()), (503, Some("sleeping")));
+    world.asked("/v1/instances/i0/demand").await;
+    assert!(seen.lock().unwrap().is_empty(), "woken for the next one, and answered by the router");
+    world.wakes("i0");
+    until_served(&world).await;
+    world.sleeps("i0", Depth::Cold);
+    until("the router knows that it sleeps", || {
+        let path = world.config.data_dir.join("endpoints.json");
+        std::fs::read_to_string(path).is_ok_and(|text| text.contains("\"asleep\":{\""))
+    })
+    .await;
+    let held = async { world.visit("/", "User-Agent: UptimeRobot/2.0\r\n").await };
+    let before = world.count("demand");
+    let woken = async {
+        until("the monitor is waited for", || world.count("demand") > before).await;
+        world.wakes("i0");
+    };
+    let (answer, ()) = tokio::join!(held, woken);
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+    assert_eq!(answer.header("x-drowse-state").as_deref(), Some("woken-cold"));
+}
+
+#[tokio::test]
+async fn who_only_looks_by_keeps_nothing_awake() {
+    let (instance, seen) = scripted(|_| ok("hello")).await;
+    let world = World::new(&[instance]).await;
+    let active = || world.last_report().active.get(&id("i0")).copied().unwrap_or(Timestamp::MIN);
+    let is_quiet = || Timestamp::now().duration_since(active()) > jiff::SignedDuration::from_millis(1_200);
+    until("nobody asked for a while", is_quiet).await;
+    let before = active();
+    let monitor = "User-Agent: UptimeRobot/2.0\r\n";
+    assert_eq!(world.visit("/", monitor).await.text(), "hello", "the app answers while it is awake");
+    assert_eq!(world.visit("/", "Accept: text/html\r\n").await.text(), "hello");
+    until("the router tells that it is in use", || active() > before).await;
+    let (person, paths) = (active(), seen.lock().unwrap().len());
+    assert_eq!(paths, 2);
+    until("nobody asked for a while", is_quiet).await;
+    for _ in 0..5 {
+        assert_eq!(world.visit("/", monitor).await.text(), "hello");
+    }
+    // Whatever is told later: the report of an app that somebody uses comes after these.
+    assert_eq!(active(), person, "a monitor is no use");
+    assert_eq!(world.visit("/", "").await.text(), "hello");
+    until("the router tells that it is in use", || active() > person).await;
 }
 
 async fn until_served(world: &World) {

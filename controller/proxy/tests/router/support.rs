@@ -68,6 +68,7 @@ pub fn host(name: &str) -> HostName {
 
 pub fn app_route(app: &str, instances: &[&str]) -> Route {
     Route::Instances {
+        glances: Default::default(),
         app: AppName::parse(app).unwrap(),
         deployment: DeploymentId::parse("dep1").unwrap(),
         endpoints: instances.iter().map(|id| endpoint(id)).collect(),

@@ -89,6 +89,7 @@ pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
     let folder = PathBuf::from(folder);
     let instance = InstanceId::parse("bench")?;
     let route = Route::Instances {
+        glances: Default::default(),
         app: AppName::parse("shop")?,
         deployment: DeploymentId::parse("bench")?,
         endpoints: vec![Endpoint { node: NodeName::parse(NODE)?, instance: instance.clone() }],
