@@ -242,6 +242,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         events: Arc::clone(&events),
         key: Arc::clone(&key),
         snapshots,
+        paging: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     let addresses = Arc::new(Addresses::new(AddressPool::new(config.address_range)));
 

@@ -145,6 +145,9 @@ pub struct SleepSettings {
     /// How long it is idle before it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_after: Option<After>,
+    /// How long it is idle before its memory goes to swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paged_after: Option<After>,
     /// How long it is idle before it is put to disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_after: Option<After>,

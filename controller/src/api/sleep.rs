@@ -41,9 +41,6 @@ pub(super) async fn sleep(
 ) -> Answer<Answered<AppView>> {
     let desired = api.ledger.desired();
     let app = caller.app(&desired, &name)?;
-    if command.depth == Depth::Paged {
-        return Err(bad_request(format!("{} is no depth of sleep that can be asked for", command.depth)).into());
-    }
     let instances = serving(&desired, app)?;
     if app.sleep.pinned {
         let problem = Problem::new(ErrorCode::Conflict, format!("{name} is pinned: it never sleeps"));
@@ -135,7 +132,9 @@ pub(super) async fn set(
     Path(name): Path<String>,
     Json(settings): Json<SleepSettings>,
 ) -> Answer<Answered<SleepSettings>> {
-    let times = [settings.paused_after, settings.snapshot_after, settings.cold_after].into_iter().flatten();
+    let times = [settings.paused_after, settings.paged_after, settings.snapshot_after, settings.cold_after]
+        .into_iter()
+        .flatten();
     if times.filter_map(drowse_api::sleep::After::seconds).any(|seconds| seconds < SHORTEST) {
         return Err(bad_request(format!("an app must be idle for {SHORTEST} s at least before it sleeps")).into());
     }
