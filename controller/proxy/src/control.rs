@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::gate::Closing;
 use crate::instance::Instance;
+use crate::keeper::{self, Kept, Numbered};
 use crate::memory;
 use crate::picture::{Picture, address_of};
 use crate::saved::Saved;
@@ -50,7 +51,10 @@ pub(crate) struct Control {
     pub(crate) saved_table: Saved,
     pub(crate) saved_endpoints: Saved,
     pub(crate) table: Option<RouteTable>,
-    pub(crate) endpoints: EndpointsPicture,
+    pub(crate) endpoints: Arc<EndpointsPicture>,
+    /// How many pictures of addresses came, and up to which of them they are on disk.
+    pub(crate) pictures: u64,
+    pub(crate) kept: u64,
     /// When the router began, by both clocks: so the same moment is always told as the same time.
     pub(crate) began: (Instant, Timestamp),
     /// Instances that are in no picture any more, until their last request has left.
@@ -70,7 +74,7 @@ impl Control {
         match self.saved_endpoints.read() {
             // The number is of a stream that is over.
             Ok(endpoints) => {
-                self.endpoints = EndpointsPicture { follower: None, ..endpoints.unwrap_or_default() };
+                self.endpoints = Arc::new(EndpointsPicture { follower: None, ..endpoints.unwrap_or_default() });
             }
             Err(error) => tracing::warn!(%error, "starting without the last known addresses"),
         }
@@ -91,6 +95,9 @@ impl Control {
         let endpoints = follow(self.agent.clone(), path, news, News::Endpoints, false);
         let followers = [tokio::spawn(table), tokio::spawn(endpoints)];
         let reporter = tokio::spawn(report_changes(self.controller.clone(), self.node.clone(), report));
+        let (pictures, wanted) = watch::channel::<Numbered>((0, Arc::default()));
+        let (told, mut outcomes) = mpsc::channel(1);
+        let keeper = tokio::spawn(keeper::keep(self.saved_endpoints.clone(), wanted, told));
         let emptied = Arc::clone(&self.emptied);
         let ending = self.shared.ending.clone();
         let mut look = tokio::time::interval(LOOK);
@@ -101,8 +108,13 @@ impl Control {
                 Some(news) = inbox.recv() => match news {
                     News::Connected => contact += 1,
                     News::Table(table) => self.apply_table(table),
-                    News::Endpoints(endpoints) => self.apply_endpoints(endpoints),
+                    News::Endpoints(endpoints) => {
+                        if self.apply_endpoints(endpoints) {
+                            pictures.send_replace((self.pictures, Arc::clone(&self.endpoints)));
+                        }
+                    }
                 },
+                Some(kept) = outcomes.recv() => self.is_kept(kept),
                 () = emptied.notified() => tokio::time::sleep(DEBOUNCE).await,
                 _ = look.tick() => trimmed = self.trim(trimmed),
             }
@@ -119,6 +131,14 @@ impl Control {
         }
         for task in followers.iter().chain([&reporter]) {
             task.abort();
+        }
+        // What it is writing is finished before the last picture takes its place.
+        drop((pictures, outcomes));
+        let _ = keeper.await;
+        if self.kept < self.pictures
+            && let Err(error) = self.saved_endpoints.write(&*self.endpoints)
+        {
+            tracing::warn!(%error, "the last addresses could not be saved");
         }
     }
 
@@ -150,11 +170,13 @@ impl Control {
         }
     }
 
-    fn apply_endpoints(&mut self, endpoints: EndpointsPicture) {
-        if self.endpoints == endpoints {
-            return;
+    /// Takes what the agent says. True if it is something new.
+    fn apply_endpoints(&mut self, endpoints: EndpointsPicture) -> bool {
+        if *self.endpoints == endpoints {
+            return false;
         }
-        let before = std::mem::replace(&mut self.endpoints, endpoints);
+        let before = std::mem::replace(&mut self.endpoints, Arc::new(endpoints));
+        self.pictures += 1;
         let has_moved = |id: &InstanceId| address_of(&before, id) != address_of(&self.endpoints, id);
         let known = |picture: &EndpointsPicture| picture.ready.len() + picture.asleep.len();
         let all = self.endpoints.ready.keys().chain(self.endpoints.asleep.keys());
@@ -163,13 +185,21 @@ impl Control {
             self.publish();
         }
         self.close_and_open(&before);
-        // Before anything is let go of: a router that starts from the file must not send requests to it.
-        if let Err(error) = self.saved_endpoints.write(&self.endpoints) {
-            tracing::warn!(%error, "new addresses could not be saved");
-            for (id, letting) in self.letting_go.iter_mut().filter(|(_, letting)| !letting.is_told) {
-                letting.is_told = true;
-                let cause = "a router that could not save that it sleeps".to_owned();
-                let _ = self.shared.orders.send(Order::Keep(id.clone(), cause));
+        true
+    }
+
+    /// Pictures are on disk, or cannot be: then what is in none that is stays awake.
+    fn is_kept(&mut self, kept: Kept) {
+        match kept {
+            Kept::Yes(number) => self.kept = number,
+            Kept::No(number) => {
+                let is_lost =
+                    |letting: &LettingGo| !letting.is_told && (self.kept + 1..=number).contains(&letting.since);
+                for (id, letting) in self.letting_go.iter_mut().filter(|(_, letting)| is_lost(letting)) {
+                    letting.is_told = true;
+                    let cause = "a router that could not save that it sleeps".to_owned();
+                    let _ = self.shared.orders.send(Order::Keep(id.clone(), cause));
+                }
             }
         }
     }
@@ -189,7 +219,8 @@ impl Control {
         for (id, &ticket) in &self.endpoints.closing {
             let same = |letting: &LettingGo| letting.follower == follower;
             if !self.letting_go.get(id).is_some_and(same) {
-                self.letting_go.insert(id.clone(), LettingGo { follower, ticket, is_told: false });
+                self.letting_go
+                    .insert(id.clone(), LettingGo { follower, ticket, since: self.pictures, is_told: false });
                 if let Some(instance) = picture.instances.get(id) {
                     // It was awake before this attempt, also where we were not told so in between: who waits goes in.
                     if before.closing.get(id) != Some(&ticket) {
@@ -204,7 +235,9 @@ impl Control {
     /// Tells the agent of what nothing is in flight any more, and of what is needed after all.
     fn let_go(&mut self) {
         let picture = self.shared.picture.load();
-        for (id, letting) in self.letting_go.iter_mut().filter(|(_, letting)| !letting.is_told) {
+        // Before anything is let go of: a router that starts from the file must not send requests to it.
+        let is_due = |letting: &LettingGo| !letting.is_told && letting.since <= self.kept;
+        for (id, letting) in self.letting_go.iter_mut().filter(|(_, letting)| is_due(letting)) {
             let is_same = |instance: &&Arc<Instance>| instance.id.as_ref() == Some(id);
             let outcome = match picture.instances.get(id) {
                 Some(instance) if instance.nap.is_waited_for() => Closing::CalledOff,
@@ -287,6 +320,8 @@ impl Control {
 pub(crate) struct LettingGo {
     follower: u64,
     ticket: u64,
+    /// The picture that first said so, by its number.
+    since: u64,
     /// The agent was told how it went.
     is_told: bool,
 }

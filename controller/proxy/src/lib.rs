@@ -21,6 +21,7 @@ mod host;
 mod instance;
 mod instead;
 mod io;
+mod keeper;
 mod memory;
 mod nap;
 mod page;

@@ -119,6 +119,8 @@ impl Router {
             node: config.node,
             table: None,
             endpoints: Default::default(),
+            pictures: 0,
+            kept: 0,
             began: (Instant::now(), jiff::Timestamp::now()),
             retired: Vec::new(),
             letting_go: Default::default(),
