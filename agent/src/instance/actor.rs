@@ -272,12 +272,12 @@ impl<H: Host> Actor<H> {
             Depth::Snapshot => self.host.no_snapshots().or_else(|| self.record.status().no_snapshot),
         };
         if let Some(why) = cannot {
-            if request.depth == Depth::Paged {
+            let (id, depth) = (spec.id.clone(), request.depth);
+            if depth == Depth::Paged {
                 // Whoever decides by what is shown passes it over from now on.
                 self.happen(Event::PageOutFailed(why.clone())).await.map_err(|error| keep_problem(&error))?;
             }
-            let depth = request.depth;
-            return conflict(format!("instance {} cannot be put to sleep as deeply as {depth}: {why}", spec.id));
+            return conflict(format!("instance {id} cannot be put to sleep as deeply as {depth}: {why}"));
         }
         let grace = Duration::from_secs(request.grace_seconds.into());
         let bed = Bed { depth: request.depth, grace, reason: request.reason };

@@ -14,7 +14,7 @@ use crate::swap::Swap;
 
 /// Counts on its page, and reads twenty million letters each time.
 const READER: &str = "x=$(busybox head -c 20000000 /dev/zero | busybox tr '\\0' x); \
-                      busybox httpd -f -p $PORT -h /www & n=0; \
+                      echo 0 > /www/index.html; busybox httpd -f -p $PORT -h /www & n=0; \
                       while :; do n=$((n+1)); y=${#x}; echo $n > /www/new; busybox mv /www/new /www/index.html; \
                       busybox usleep 100000; done";
 const LETTERS: u64 = 20_000_000;

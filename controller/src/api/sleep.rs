@@ -9,7 +9,7 @@ use drowse_api::deployment::AppType;
 use drowse_api::event::EventKind;
 use drowse_api::instance::InstanceStatus;
 use drowse_api::platform::{AppView, Wanted};
-use drowse_api::sleep::{Demand, Depth, Explanation, SleepCommand, SleepRequest, SleepSettings};
+use drowse_api::sleep::{Demand, Explanation, SleepCommand, SleepRequest, SleepSettings};
 use drowse_api::{ErrorCode, Problem};
 use http::{Method, StatusCode};
 use jiff::Timestamp;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,6 +24,7 @@ use tokio::task::JoinSet;
 
 use super::footprint::{image, kernel_memory, on_disk, proportional};
 use super::report::Row;
+use crate::swap::Swap;
 use crate::world::{Options, World};
 use crate::{apps, machine};
 
@@ -60,7 +60,7 @@ struct Stack {
 /// When the world cannot be used, or an instance does not do as it is told.
 pub async fn run(plan: Plan) -> anyhow::Result<Vec<Row>> {
     machine::can_run_worlds().map_err(anyhow::Error::msg)?;
-    let swap = Swap::on().inspect_err(|why| eprintln!("    no swap of its own, paged is left out: {why}")).ok();
+    let swap = Swap::on("4G").inspect_err(|why| eprintln!("    no swap of its own, paged is left out: {why}")).ok();
     let lines = "router_patience_seconds = 0\n[snapshots]\nuser = \"200GiB\"\nnode = \"200GiB\"\n";
     let options = Options {
         agent_lines: lines.to_owned(),
@@ -366,34 +366,4 @@ async fn visit(address: SocketAddr) -> anyhow::Result<()> {
     let mut byte = [0];
     anyhow::ensure!(stream.read(&mut byte).await? == 1, "{address} answers nothing");
     Ok(())
-}
-
-/// A compressed swap device, for as long as this lives.
-struct Swap(u32);
-
-impl Swap {
-    fn on() -> anyhow::Result<Self> {
-        let control = Path::new("/sys/class/zram-control/hot_add");
-        if !control.exists() {
-            let _ = Command::new("modprobe").arg("zram").status();
-        }
-        let swap = Self(fs::read_to_string(control).context("no zram")?.trim().parse()?);
-        fs::write(format!("/sys/block/zram{}/disksize", swap.0), "4G")?;
-        for arguments in [&["mkswap", "-q"][..], &["swapon", "-p", "60"]] {
-            let done = Command::new(arguments[0]).args(&arguments[1..]).arg(swap.device()).status()?;
-            anyhow::ensure!(done.success(), "{arguments:?} failed");
-        }
-        Ok(swap)
-    }
-
-    fn device(&self) -> String {
-        format!("/dev/zram{}", self.0)
-    }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        let _ = Command::new("swapoff").arg(self.device()).status();
-        let _ = fs::write("/sys/class/zram-control/hot_remove", self.0.to_string());
-    }
 }
