@@ -248,6 +248,7 @@ pub async fn run(config: Config, started: Started) -> Result<(), StartError> {
         key: Arc::clone(&key),
         snapshots,
         doors,
+        paging: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     let addresses = Arc::new(Addresses::new(AddressPool::new(config.address_range)));
 

@@ -24,6 +24,7 @@ pub mod instance;
 pub mod listening;
 pub mod logs;
 pub mod network;
+pub mod pages;
 pub mod problem;
 mod received;
 pub mod registry;

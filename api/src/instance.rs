@@ -151,6 +151,12 @@ pub struct InstanceStatus {
     /// Why it cannot be put to disk, once that was found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_snapshot: Option<String>,
+    /// Why its memory does not go to swap, once that was found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_paging: Option<String>,
+    /// How much of its memory is in swap, while it sleeps paged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_swap: Option<MemoryBytes>,
     /// What its processes take on the disk, while they are there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_disk: Option<MemoryBytes>,

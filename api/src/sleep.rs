@@ -179,6 +179,9 @@ pub struct SleepSettings {
     /// How long it is idle before it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_after: Option<After>,
+    /// How long it is idle before its memory goes to swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paged_after: Option<After>,
     /// How long it is idle before it is put to disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_after: Option<After>,
@@ -215,6 +218,7 @@ impl SleepSettings {
         Self {
             pinned: self.pinned || base.pinned,
             paused_after: self.paused_after.or(base.paused_after),
+            paged_after: self.paged_after.or(base.paged_after),
             snapshot_after: self.snapshot_after.or(base.snapshot_after),
             cold_after: self.cold_after.or(base.cold_after),
             wake: self.wake.or(base.wake),
@@ -227,7 +231,7 @@ impl SleepSettings {
     /// Whether every time that is set can be.
     #[must_use]
     pub fn is_long_enough(&self) -> bool {
-        let times = [self.paused_after, self.snapshot_after, self.cold_after].into_iter().flatten();
+        let times = [self.paused_after, self.paged_after, self.snapshot_after, self.cold_after].into_iter().flatten();
         times.filter_map(After::seconds).all(|seconds| seconds >= SHORTEST)
     }
 }

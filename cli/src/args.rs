@@ -386,6 +386,8 @@ pub struct Sleep {
 pub enum SleepDepth {
     /// Its processes stand still and keep their memory; nobody notices the wake
     Paused,
+    /// Its processes stand still and most of their memory is in swap; nobody notices the wake
+    Paged,
     /// Its processes are on disk and come back as they were
     Snapshot,
     /// Nothing of it runs; it is started when somebody asks for it
@@ -403,6 +405,9 @@ pub struct Idle {
     /// Pause it when it is idle for so long
     #[arg(long, value_name = "TIME")]
     pub paused_after: Option<IdleTime>,
+    /// Have its memory go to swap when it is idle for so long
+    #[arg(long, value_name = "TIME")]
+    pub paged_after: Option<IdleTime>,
     /// Put it to disk when it is idle for so long, and bring it back on demand
     #[arg(long, value_name = "TIME")]
     pub snapshot_after: Option<IdleTime>,

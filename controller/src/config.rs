@@ -269,9 +269,15 @@ impl Config {
         if count == 0 || names.len() < count {
             return Err(ConfigError::Agents { found: format!("{count} given, {} names", names.len()) });
         }
-        let SleepDefaults { paused_after_seconds, snapshot_after_seconds, cold_after_seconds, look_seconds, .. } =
-            self.sleep;
-        if [paused_after_seconds, snapshot_after_seconds, cold_after_seconds, Some(look_seconds)].contains(&Some(0)) {
+        let sleep = self.sleep;
+        let times = [
+            sleep.paused_after_seconds,
+            sleep.paged_after_seconds,
+            sleep.snapshot_after_seconds,
+            sleep.cold_after_seconds,
+            Some(sleep.look_seconds),
+        ];
+        if times.contains(&Some(0)) {
             return Err(ConfigError::Sleep);
         }
         Ok(())
@@ -367,6 +373,7 @@ mod tests {
             read(&format!("{AGENT}[sleep]\npaused_after_seconds = 15\nwake = \"auto\"\n")).expect("reads").sleep;
         assert_eq!((sleep.paused_after_seconds, sleep.cold_after_seconds), (Some(15), None));
         assert!(matches!(read(&format!("{AGENT}[sleep]\ncold_after_seconds = 0\n")), Err(ConfigError::Sleep)));
+        assert!(matches!(read(&format!("{AGENT}[sleep]\npaged_after_seconds = 0\n")), Err(ConfigError::Sleep)));
     }
 
     #[test]

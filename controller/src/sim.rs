@@ -316,6 +316,8 @@ impl World {
             process: None,
             restarts: 0,
             no_snapshot: None,
+            no_paging: None,
+            in_swap: None,
             on_disk: None,
         };
         let starts = self.instances.get(&spec.id).map_or(1, |known| known.starts + 1);

@@ -22,6 +22,8 @@ use crate::picture::NodeView;
 pub struct SleepDefaults {
     /// How long an app is idle before it is paused, in seconds; never if absent.
     pub paused_after_seconds: Option<u32>,
+    /// How long an app is idle before its memory goes to swap, in seconds; never if absent.
+    pub paged_after_seconds: Option<u32>,
     /// How long an app is idle before it is put to disk, in seconds; never if absent.
     pub snapshot_after_seconds: Option<u32>,
     /// How long an app is idle before nothing of it runs, in seconds; never if absent.
@@ -36,6 +38,7 @@ impl Default for SleepDefaults {
     fn default() -> Self {
         Self {
             paused_after_seconds: None,
+            paged_after_seconds: None,
             snapshot_after_seconds: None,
             cold_after_seconds: None,
             wake: Wake::Page,
@@ -51,6 +54,8 @@ pub struct Policy {
     pub is_pinned: bool,
     /// How long it is idle before it is paused, in seconds.
     pub paused_after: Option<u32>,
+    /// How long it is idle before its memory goes to swap, in seconds; it is paused then where that cannot be.
+    pub paged_after: Option<u32>,
     /// How long it is idle before it is put to disk, in seconds.
     pub snapshot_after: Option<u32>,
     /// How long it is idle before nothing of it runs, in seconds.
@@ -71,6 +76,7 @@ pub fn sleep_policy(app: &App, live: Option<&Deployment>, _user: Option<&User>, 
     Policy {
         is_pinned: asked.pinned,
         paused_after: seconds(asked.paused_after, settings.paused_after_seconds),
+        paged_after: seconds(asked.paged_after, settings.paged_after_seconds),
         snapshot_after: seconds(asked.snapshot_after, settings.snapshot_after_seconds),
         cold_after: seconds(asked.cold_after, settings.cold_after_seconds),
         wake: asked.wake.unwrap_or(settings.wake),
@@ -97,7 +103,12 @@ impl Policy {
             Wake::Page => "a browser gets the Wake Up page then",
             Wake::Auto => "a browser wakes it by asking",
         };
-        let depths = [("paused", self.paused_after), ("on disk", self.snapshot_after), ("cold", self.cold_after)];
+        let depths = [
+            ("paused", self.paused_after),
+            ("paged", self.paged_after),
+            ("on disk", self.snapshot_after),
+            ("cold", self.cold_after),
+        ];
         let times: Vec<String> =
             depths.iter().filter_map(|(depth, after)| Some(format!("{depth} when idle for {} s", (*after)?))).collect();
         match (self.is_pinned, times.is_empty()) {
@@ -108,12 +119,14 @@ impl Policy {
         }
     }
 
-    /// The deepest sleep for who is idle for so long. What cannot be put to disk is passed over.
-    fn depth(&self, idle: SignedDuration, can_be_on_disk: bool) -> Option<(Depth, u32)> {
+    /// The deepest sleep for who is idle for so long. What cannot be put to disk is passed over, what cannot be
+    /// paged is paused.
+    fn depth(&self, idle: SignedDuration, status: &InstanceStatus) -> Option<(Depth, u32)> {
         let is_over = |after: &u32| idle.as_secs() >= i64::from(*after);
         let depths = [
             (Depth::Cold, self.cold_after),
-            (Depth::Snapshot, self.snapshot_after.filter(|_| can_be_on_disk)),
+            (Depth::Snapshot, self.snapshot_after.filter(|_| status.no_snapshot.is_none())),
+            (if status.no_paging.is_none() { Depth::Paged } else { Depth::Paused }, self.paged_after),
             (Depth::Paused, self.paused_after),
         ];
         depths.into_iter().find_map(|(depth, after)| Some((depth, after.filter(is_over)?)))
@@ -186,14 +199,22 @@ impl Vote<'_> {
         // It was idle for so long already when it fell asleep.
         let before = policy.paused_after.unwrap_or(0);
         let idle = self.now.duration_since(since) + SignedDuration::from_secs(i64::from(before));
-        match policy.depth(idle, status.no_snapshot.is_none()) {
+        match policy.depth(idle, status) {
             Some((deeper, after)) if deeper > depth && self.may_sleep().is_ok() => {
                 Verdict::Sleep(deeper, format!("nobody asked for it for {after} s"))
             }
             _ => {
-                let why = status.no_snapshot.as_ref().filter(|_| policy.snapshot_after.is_some());
-                let why = why.map_or_else(String::new, |why| format!("; it cannot be put to disk: {why}"));
-                Verdict::Asleep(format!("{depth} since {}: {reason}{why}", seconds_ago(since, self.now)))
+                let no_disk = status.no_snapshot.as_ref().filter(|_| policy.snapshot_after.is_some());
+                let no_disk = no_disk.map_or_else(String::new, |why| format!("; it cannot be put to disk: {why}"));
+                let no_swap = status.no_paging.as_ref().filter(|_| policy.paged_after.is_some());
+                let no_swap = no_swap.map_or_else(String::new, |why| format!("; it cannot be paged: {why}"));
+                let holds = match (status.in_swap, status.on_disk) {
+                    (Some(size), _) => format!(", {size} in swap"),
+                    (None, Some(size)) => format!(", {size} on disk"),
+                    (None, None) => String::new(),
+                };
+                let ago = seconds_ago(since, self.now);
+                Verdict::Asleep(format!("{depth} since {ago}{holds}: {reason}{no_swap}{no_disk}"))
             }
         }
     }
@@ -210,7 +231,7 @@ impl Vote<'_> {
             Err(held) => return Verdict::Awake(held.why),
         };
         let (last, what) = (last.at, last.what);
-        match policy.depth(self.now.duration_since(last), status.no_snapshot.is_none()) {
+        match policy.depth(self.now.duration_since(last), status) {
             Some((depth, after)) => Verdict::Sleep(depth, format!("idle for {after} s")),
             None => Verdict::Awake(format!("{what} {}; {}", seconds_ago(last, self.now), policy.in_words())),
         }

@@ -17,6 +17,7 @@ pub mod load;
 pub mod machine;
 pub mod pty;
 pub mod registry;
+pub mod swap;
 pub mod traffic;
 pub mod wait;
 pub mod world;

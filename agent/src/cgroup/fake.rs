@@ -53,6 +53,7 @@ struct Group {
     app: BTreeSet<i32>,
     commands: BTreeMap<CommandGroup, BTreeSet<i32>>,
     frozen: bool,
+    may_swap: bool,
     oom_kills: u64,
     commands_killed: BTreeMap<CommandGroup, u64>,
     refused_forks: u64,
@@ -149,6 +150,7 @@ impl Group {
             app,
             commands,
             frozen: false,
+            may_swap: false,
             oom_kills: 0,
             commands_killed: BTreeMap::new(),
             refused_forks: 0,
@@ -253,6 +255,14 @@ impl Cgroups for Fake {
 
     fn drop_cache(&self, place: &Place) -> Result<(), CgroupError> {
         self.with(place, |_| ())
+    }
+
+    fn let_swap(&self, place: &Place, may: bool) -> Result<(), CgroupError> {
+        self.with(place, |group| group.may_swap = may)
+    }
+
+    fn swapped(&self, place: &Place) -> Result<u64, CgroupError> {
+        self.with(place, |_| 0)
     }
 
     fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {

@@ -196,6 +196,18 @@ impl Cgroups for Hybrid {
         files::write(&self.memory.join(place.folder()).join(Leaf::App.folder()).join("memory.force_empty"), "0")
     }
 
+    fn let_swap(&self, place: &Place, may: bool) -> Result<(), CgroupError> {
+        let leaf = self.memory.join(place.folder()).join(Leaf::App.folder());
+        files::write_checked(&leaf.join("memory.swappiness"), if may { "100" } else { "0" })
+    }
+
+    fn swapped(&self, place: &Place) -> Result<u64, CgroupError> {
+        let stat = self.memory.join(place.folder()).join(Leaf::App.folder()).join("memory.stat");
+        // Not listed by a kernel without swap.
+        let Ok(swapped) = files::read_key(&stat, "swap") else { return files::read(&stat).map(|_| 0) };
+        Ok(swapped)
+    }
+
     fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
         // Version 1 counts a kill only in the group that the killed process was in.
         let group = self.memory.join(place.folder());

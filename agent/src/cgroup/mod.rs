@@ -230,6 +230,20 @@ pub trait Cgroups: Send + Sync {
     /// If the place is not there.
     fn drop_cache(&self, place: &Place) -> Result<(), CgroupError>;
 
+    /// Whether memory of `app` may go to swap, which it may not when it was made. For the time in which an app that
+    /// stands still is paged out.
+    ///
+    /// # Errors
+    /// If the place is not there.
+    fn let_swap(&self, place: &Place, may: bool) -> Result<(), CgroupError>;
+
+    /// Bytes of the place in swap, without what is in memory as well where the kernel tells them apart; none
+    /// where the kernel has no swap.
+    ///
+    /// # Errors
+    /// If the place is not there.
+    fn swapped(&self, place: &Place) -> Result<u64, CgroupError>;
+
     /// How many processes of the place the kernel has killed for want of memory since it was made, but for
     /// those of commands.
     /// On a hybrid host the kernel kills one and leaves the rest: whoever sees the count move calls

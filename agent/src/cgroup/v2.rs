@@ -187,6 +187,21 @@ impl Cgroups for V2 {
         }
     }
 
+    fn let_swap(&self, place: &Place, may: bool) -> Result<(), CgroupError> {
+        let path = self.group(place).join("memory.swap.max");
+        // What is in swap already stays there at a limit of none.
+        files::if_there(files::write_checked(&path, if may { "max" } else { "0" })).map(drop)
+    }
+
+    fn swapped(&self, place: &Place) -> Result<u64, CgroupError> {
+        let group = self.group(place);
+        let swapped = files::if_there(files::read_number(&group.join("memory.swap.current")))?;
+        match swapped {
+            Some(swapped) => Ok(swapped),
+            None => files::read_number(&group.join("memory.current")).map(|_| 0),
+        }
+    }
+
     fn oom_kills(&self, place: &Place) -> Result<u64, CgroupError> {
         // A kill is counted where the killed process was, and above.
         let count = |leaf| files::read_key(&self.home(place, leaf).join("memory.events"), "oom_kill");

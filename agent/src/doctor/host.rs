@@ -102,14 +102,19 @@ pub(super) fn disk_limits(config: &Config) -> Check {
     }
 }
 
-/// Running instances never swap, so none is needed.
+/// Running instances never swap; those that stand still may be paged out.
 pub(super) fn swap() -> Check {
     let text = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
     let devices: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next()).collect();
     if devices.is_empty() {
-        return ok("swap", "none");
+        return warning(
+            "swap",
+            "none: apps that sleep paused keep all their memory, none is paged out",
+            "for some that is compressed and stays in memory: modprobe zram, zramctl --find --size 4G, mkswap and \
+             swapon of the device that it names; or a file of this size: fallocate, chmod 600, mkswap, swapon",
+        );
     }
-    ok("swap", format!("on {}; running apps do not use it", devices.join(", ")))
+    ok("swap", format!("on {}, for apps that stand still; running ones do not use it", devices.join(", ")))
 }
 
 /// Where pages of apps that stand still can be kept, compressed.

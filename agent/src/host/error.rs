@@ -81,6 +81,9 @@ pub enum SandboxError {
         /// For how long.
         waited: Duration,
     },
+    /// The kernel does not page it out.
+    #[error("the kernel does not page it out: {0}")]
+    NotPaged(String),
     /// A fault of ours.
     #[error("the agent broke off by a fault of its own")]
     Broken,

@@ -9,6 +9,7 @@ pub mod home;
 pub mod image;
 mod launch;
 mod node;
+pub mod paging;
 pub mod plan;
 pub mod process;
 mod profile;

@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use drowse_api::event::EventKind;
@@ -17,6 +18,7 @@ use super::ask::ask;
 use super::error::SandboxError;
 use super::hibernate::Snapshots;
 use super::home::{Home, remove_folder};
+use super::paging::{SETTLES, Turn};
 use super::sandbox::{Sandboxes, blocking};
 use super::{hibernate, plan, process, profile, reached, sites};
 use crate::config::Config;
@@ -29,6 +31,7 @@ use crate::instance::record;
 use crate::instance::state::{Exit, LaunchFailure, NotDumped, Running};
 use crate::listening::{explain, listening};
 use crate::logs;
+use crate::pages;
 use crate::snapshot::{Abort, SnapshotError, Subject, Taken};
 
 /// How many lines of its log explain a failure.
@@ -54,6 +57,8 @@ pub struct Node {
     pub snapshots: Result<Snapshots, String>,
     /// Where apps hold leases.
     pub doors: Doors,
+    /// Whose turn it is to be paged out.
+    pub paging: Turn,
 }
 
 impl Node {
@@ -161,6 +166,8 @@ impl Node {
     pub async fn stands_still(&self, spec: &InstanceSpec) -> bool {
         let (cgroups, place) = (Arc::clone(&self.sandboxes.cgroups), self.home(spec).place);
         let looked = blocking(move || {
+            // The agent before this one may have been about to page it out.
+            cgroups.let_swap(&place, false)?;
             let is_frozen = cgroups.is_frozen(&place)?;
             if !is_frozen {
                 cgroups.thaw(&place)?;
@@ -324,6 +331,37 @@ impl Host for Node {
 
     async fn hook(&self, record: &Record, hook: Hook) -> Result<(), String> {
         crate::command::hook::run(self.clone(), record.clone(), hook).await
+    }
+
+    fn no_paging(&self) -> Option<String> {
+        pages::no_swap()
+    }
+
+    async fn page_out(&self, record: &Record, stop: Arc<AtomicBool>) -> Result<u64, String> {
+        let (sandboxes, home) = (self.sandboxes.clone(), self.home(&record.life.spec));
+        let turn = Arc::clone(&self.paging).acquire_owned().await.map_err(|error| error.to_string())?;
+        let paged = blocking(move || {
+            // Also when nobody waits for it any more: the next one begins when this one has ended.
+            let _turn = turn;
+            sandboxes.page_out(&home, &stop)
+        });
+        paged.await.map_err(|error| error.in_full())
+    }
+
+    async fn page_in(&self, record: &Record) {
+        let (sandboxes, home) = (self.sandboxes.clone(), self.home(&record.life.spec));
+        let fetched = blocking(move || {
+            sandboxes.page_in(&home);
+            Ok(())
+        });
+        if let Err(error) = fetched.await {
+            tracing::warn!(instance = %record.life.spec.id, "its working set was not read back: {}", error.in_full());
+        }
+        let (sandboxes, home) = (self.sandboxes.clone(), self.home(&record.life.spec));
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLES).await;
+            tokio::task::spawn_blocking(move || sandboxes.note_working_set(&home)).await
+        });
     }
 
     fn no_snapshots(&self) -> Option<String> {

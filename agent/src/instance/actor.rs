@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use drowse_api::agent::StopRequest;
@@ -88,6 +89,9 @@ pub struct Actor<H> {
     waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
     /// Breaks off the dump that is under way, if one is.
     abort: Arc<Abort>,
+    /// Has its memory go to swap, beside whatever else is under way: it changes nothing that anybody sees.
+    paging: JoinSet<Event>,
+    stop_paging: Arc<AtomicBool>,
     /// Who waits for it to sleep.
     lulling: Vec<oneshot::Sender<Result<InstanceStatus, Problem>>>,
     /// Whether the newest state still is to be written.
@@ -122,6 +126,8 @@ impl<H: Host> Actor<H> {
             seen: watch::Sender::default(),
             waiting: Vec::new(),
             abort: Arc::default(),
+            paging: JoinSet::new(),
+            stop_paging: Arc::default(),
             lulling: Vec::new(),
             unwritten: is_new,
             waking: None,
@@ -145,6 +151,10 @@ impl<H: Host> Actor<H> {
                 Some(done) = self.work.join_next() => match done {
                     Ok(event) => event,
                     Err(error) => { self.work_broke(&error); continue }
+                },
+                Some(paged) = self.paging.join_next() => match paged {
+                    Ok(event) => event,
+                    Err(error) => Event::PageOutFailed(error.to_string()),
                 },
                 Some(seen) = self.watchers.join_next() => match seen {
                     Ok(event) => event,
@@ -262,12 +272,16 @@ impl<H: Host> Actor<H> {
         }
         let cannot = match request.depth {
             Depth::Paused | Depth::Cold => None,
-            Depth::Paged => Some("it has no swap of its own".to_owned()),
+            Depth::Paged => self.host.no_paging().or_else(|| self.record.life.no_paging.clone()),
             Depth::Snapshot => self.host.no_snapshots().or_else(|| self.record.status().no_snapshot),
         };
         if let Some(why) = cannot {
-            let depth = request.depth;
-            return conflict(format!("instance {} cannot be put to sleep as deeply as {depth}: {why}", spec.id));
+            let (id, depth) = (spec.id.clone(), request.depth);
+            if depth == Depth::Paged {
+                // Whoever decides by what is shown passes it over from now on.
+                self.happen(Event::PageOutFailed(why.clone())).await.map_err(|error| keep_problem(&error))?;
+            }
+            return conflict(format!("instance {id} cannot be put to sleep as deeply as {depth}: {why}"));
         }
         let grace = Duration::from_secs(request.grace_seconds.into());
         let bed = Bed { depth: request.depth, grace, reason: request.reason };
@@ -278,7 +292,8 @@ impl<H: Host> Actor<H> {
     /// Tells those who wait for its sleep what became of it.
     fn answer_lulling(&mut self) {
         let status = self.record.status();
-        let is_on_its_way = matches!(self.record.life.state, State::FallingAsleep { .. } | State::Dumping { .. });
+        let is_on_its_way = matches!(self.record.life.state, State::FallingAsleep { .. } | State::Dumping { .. })
+            || !self.paging.is_empty();
         if self.lulling.is_empty() || is_on_its_way {
             return;
         }
@@ -323,9 +338,15 @@ impl<H: Host> Actor<H> {
         // Told before it is shown: who acts on what is shown has been told why.
         let (tellings, mut effects): (Vec<_>, Vec<_>) =
             effects.into_iter().partition(|effect| matches!(effect, Effect::Tell(..)));
+        if !effects.is_empty() {
+            self.stop_paging();
+        }
         if effects.contains(&Effect::Thaw) {
             // A visitor waits. What goes on without its record saying so is found out by the next agent.
-            effects.retain(|effect| *effect != Effect::Thaw);
+            if effects.contains(&Effect::PageIn) {
+                self.host.page_in(&self.record).await;
+            }
+            effects.retain(|effect| !matches!(effect, Effect::Thaw | Effect::PageIn));
             self.thaw().await;
             for telling in tellings.clone() {
                 self.act(telling).await;
@@ -367,6 +388,12 @@ impl<H: Host> Actor<H> {
         self.tell_awake(&before);
         self.answer_lulling();
         kept
+    }
+
+    /// What comes next has the app as it is; the rest of it stays in memory.
+    fn stop_paging(&mut self) {
+        self.stop_paging.store(true, Ordering::Relaxed);
+        self.paging = JoinSet::new();
     }
 
     async fn thaw(&mut self) {
@@ -440,6 +467,17 @@ impl<H: Host> Actor<H> {
                     self.work.spawn(async move { Event::FreezeFailed(why) });
                 }
             }
+            Effect::PageOut => {
+                let stop = Arc::new(AtomicBool::new(false));
+                self.stop_paging = Arc::clone(&stop);
+                self.paging.spawn(async move {
+                    match host.page_out(&record, stop).await {
+                        Ok(swapped) => Event::Paged(swapped),
+                        Err(why) => Event::PageOutFailed(why),
+                    }
+                });
+            }
+            Effect::PageIn => host.page_in(&record).await,
             Effect::Thaw => self.thaw().await,
             Effect::Terminate => {
                 if let Some(running) = self.record.life.running() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -69,6 +69,10 @@ struct World {
     stuck: u32,
     /// How many dumps fail.
     refused_dumps: u32,
+    /// The host has no swap.
+    no_swap: bool,
+    /// Nothing is paged out.
+    refused_pages: bool,
     /// The disk has no room for dumps.
     has_no_room: bool,
     /// What is on disk.
@@ -145,6 +149,14 @@ impl FakeHost {
 
     pub fn refuse_dumps(&self, count: u32) {
         self.world().refused_dumps = count;
+    }
+
+    pub fn have_no_swap(&self, is_gone: bool) {
+        self.world().no_swap = is_gone;
+    }
+
+    pub fn refuse_pages(&self, is_refused: bool) {
+        self.world().refused_pages = is_refused;
     }
 
     pub fn have_no_room(&self, is_full: bool) {
@@ -309,6 +321,21 @@ impl Host for FakeHost {
     async fn thaw(&self, _record: &Record) -> Result<(), String> {
         self.note("thaw");
         self.set_frozen(false)
+    }
+
+    fn no_paging(&self) -> Option<String> {
+        self.world().no_swap.then(|| "the node has no swap".to_owned())
+    }
+
+    async fn page_out(&self, _record: &Record, stop: Arc<AtomicBool>) -> Result<u64, String> {
+        self.note("page-out");
+        tokio::time::sleep(self.launch_takes).await;
+        assert!(!stop.load(Ordering::Relaxed), "what was broken off is not waited for");
+        if self.world().refused_pages { Err("the swap is full".to_owned()) } else { Ok(8192) }
+    }
+
+    async fn page_in(&self, _record: &Record) {
+        self.note("page-in");
     }
 
     fn no_snapshots(&self) -> Option<String> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use drowse_api::MemoryBytes;
 use drowse_api::instance::{BootCheck, Failure, InstanceSpec, InstanceState, InstanceStatus, ProcessIdentity};
@@ -63,6 +64,11 @@ impl Record {
             process,
             restarts: *tries,
             no_snapshot: self.life.no_snapshot.clone().or_else(|| self.life.no_room.clone()),
+            no_paging: self.life.no_paging.clone(),
+            in_swap: match &self.life.state {
+                State::Frozen { rest: Rest::Paged { swapped, .. }, .. } => Some(MemoryBytes(*swapped)),
+                _ => None,
+            },
             on_disk: match &self.life.state {
                 State::Frozen { rest: Rest::Snapshot { taken }, .. } => Some(MemoryBytes(taken.size)),
                 _ => None,
@@ -241,6 +247,16 @@ pub trait Host: Send + Sync + 'static {
 
     /// Runs one of the app's own hooks, if it has it; ended when it is dropped. `Err` is a sentence about it.
     fn hook(&self, record: &Record, hook: Hook) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Why nothing can be paged out on this host, if it cannot.
+    fn no_paging(&self) -> Option<String>;
+
+    /// Has the app's memory go to swap, as it stands still: how much of it is there then. Gives up soon after
+    /// `stop` is set. `Err` says why not.
+    fn page_out(&self, record: &Record, stop: Arc<AtomicBool>) -> impl Future<Output = Result<u64, String>> + Send;
+
+    /// Reads back what the app will need first, before it goes on. What fails costs it time, and nothing else.
+    fn page_in(&self, record: &Record) -> impl Future<Output = ()> + Send;
 
     /// Why nothing can be put to disk on this host, if it cannot.
     fn no_snapshots(&self) -> Option<String>;

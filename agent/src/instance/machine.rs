@@ -30,6 +30,7 @@ impl Life {
             restore_took: None,
             no_snapshot: None,
             no_room: None,
+            no_paging: None,
         };
         (life, vec![Effect::Launch])
     }
@@ -68,7 +69,7 @@ impl Life {
             State::Booting { running, .. }
             | State::Ready { running, .. }
             | State::FallingAsleep { running, .. }
-            | State::Frozen { rest: Rest::Paused { running }, .. }
+            | State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, .. }
             | State::Exiting { running, .. }
             | State::Stopping { running, .. } => Some(*running),
             _ => None,
@@ -101,6 +102,8 @@ impl Life {
             Event::DumpFailed(why) => self.not_dumped(state, why, now, &mut effects),
             Event::Restored(running) => self.restored(state, running, now, &mut effects),
             Event::RestoreFailed(why) => self.not_restored(state, &why, &mut effects),
+            Event::Paged(swapped) => sleep::paged(state, swapped, &mut effects),
+            Event::PageOutFailed(why) => self.not_paged(state, why, &mut effects),
             Event::FreezeFailed(why) => sleep::not_frozen(state, &why, now, &mut effects),
             Event::ThawFailed(why) => sleep::not_thawed(state, why, &mut effects),
             Event::Launched(running) => self.launched(state, running, now, &mut effects),
@@ -123,7 +126,7 @@ impl Life {
                 State::Booting { running, .. }
                 | State::Ready { running, .. }
                 | State::FallingAsleep { running, .. }
-                | State::Frozen { rest: Rest::Paused { running }, .. } => {
+                | State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, .. } => {
                     effects.push(Effect::Collect);
                     State::Exiting { running, verdict: None, then: Then::Proceed }
                 }
@@ -185,7 +188,7 @@ impl Life {
             State::Booting { running, .. }
             | State::Ready { running, .. }
             | State::FallingAsleep { running, .. }
-            | State::Frozen { rest: Rest::Paused { running }, .. } => {
+            | State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, .. } => {
                 end(running, REPLACE_GRACE, Then::Start, now, effects)
             }
             State::Stopping { running, deadline, .. } => State::Stopping { running, deadline, then: Then::Start },
@@ -196,7 +199,7 @@ impl Life {
     }
 
     fn launched(&mut self, state: State, running: Running, now: Timestamp, effects: &mut Vec<Effect>) -> State {
-        (self.no_snapshot, self.no_room) = (None, None);
+        (self.no_snapshot, self.no_room, self.no_paging) = (None, None, None);
         match state {
             State::Launching { then: Then::Proceed } => {
                 effects.push(Effect::Probe);
@@ -364,7 +367,7 @@ fn stop(state: State, grace: Duration, reason: String, now: Timestamp, effects: 
         State::Booting { running, .. }
         | State::Ready { running, .. }
         | State::FallingAsleep { running, .. }
-        | State::Frozen { rest: Rest::Paused { running }, .. } => {
+        | State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, .. } => {
             effects.push(Effect::Tell(EventKind::Instance, format!("stopping: {reason}")));
             end(running, grace, Then::Stop(reason), now, effects)
         }

@@ -21,6 +21,8 @@ mod lives;
 #[cfg(test)]
 mod naps;
 #[cfg(test)]
+mod paged;
+#[cfg(test)]
 mod properties;
 
 pub use registry::Instances;

@@ -20,13 +20,28 @@ enum Step {
     PutOther,
     Stop,
     Delete,
-    Work { well: bool },
+    Work {
+        well: bool,
+    },
     Accept,
     Gone,
-    Wait { seconds: u32 },
-    Sleep { depth: Depth },
+    Wait {
+        seconds: u32,
+    },
+    Sleep {
+        depth: Depth,
+    },
+    /// Paging goes on beside everything, and its end may come at any time.
+    PageOut {
+        well: bool,
+    },
     Quiet,
     Demand,
+}
+
+fn sleep_step() -> impl Strategy<Value = Step> {
+    prop_oneof![Just(Depth::Paused), Just(Depth::Paged), Just(Depth::Snapshot), Just(Depth::Cold)]
+        .prop_map(|depth| Step::Sleep { depth })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -39,7 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Accept),
         3 => Just(Step::Gone),
         4 => (0_u32..700).prop_map(|seconds| Step::Wait { seconds }),
-        3 => prop_oneof![Just(Depth::Paused), Just(Depth::Snapshot), Just(Depth::Cold)].prop_map(|depth| Step::Sleep { depth }),
+        3 => sleep_step(),
+        2 => any::<bool>().prop_map(|well| Step::PageOut { well }),
         3 => Just(Step::Quiet),
         2 => Just(Step::Demand),
     ]
@@ -170,6 +186,8 @@ impl Run {
                 let bed = Bed { depth, grace: Duration::from_secs(30), reason: "idle".to_owned() };
                 self.happen(Event::Sleep { bed, ticket: self.ticket });
             }
+            Step::PageOut { well: true } => self.happen(Event::Paged(8192)),
+            Step::PageOut { well: false } => self.happen(Event::PageOutFailed("no".to_owned())),
             Step::Quiet => self.happen(Event::Quiet { ticket: self.ticket }),
             Step::Demand => self.happen(Event::Demand("a visitor".to_owned())),
             Step::Accept => self.happen(Event::Accepted),

@@ -84,7 +84,7 @@ fn ended(state: State) -> State {
         State::Booting { running, .. }
         | State::Ready { running, .. }
         | State::FallingAsleep { running, .. }
-        | State::Frozen { rest: Rest::Paused { running }, .. } => {
+        | State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, .. } => {
             State::Stopping { running, deadline: Timestamp::now(), then: Then::Stop(reason()) }
         }
         State::Dumping { running, since, reason: why, next } => {

@@ -32,14 +32,22 @@ pub(super) fn asked(state: State, bed: Bed, ticket: u64, now: Timestamp, effects
             State::FallingAsleep { running, since, bed, ticket, deadline: now + LETTING_GO }
         }
         // Nobody sends it anything: it need not be let go of again.
-        State::Frozen { rest: Rest::Paused { running }, since, .. } if bed.depth == Depth::Snapshot => {
+        State::Frozen { rest: Rest::Paused { running }, since, reason } if bed.depth == Depth::Paged => {
+            effects.push(Effect::PageOut);
+            State::Frozen { rest: Rest::Paused { running }, since, reason }
+        }
+        State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, since, .. }
+            if bed.depth == Depth::Snapshot =>
+        {
             dump(running, since, bed.reason, effects)
         }
         State::Frozen { rest: Rest::Snapshot { .. }, since, .. } if bed.depth == Depth::Cold => {
             tell(effects, format!("sleeps deeper (cold): {}", bed.reason));
             clear(End::Sleep { since, reason: bed.reason }, effects)
         }
-        State::Frozen { rest: Rest::Paused { running }, since, .. } if bed.depth == Depth::Cold => {
+        State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, since, .. }
+            if bed.depth == Depth::Cold =>
+        {
             tell(effects, format!("sleeps deeper (cold): {}", bed.reason));
             end(running, bed.grace, Then::Sleep { since, reason: bed.reason }, now, effects)
         }
@@ -51,13 +59,18 @@ pub(super) fn asked(state: State, bed: Bed, ticket: u64, now: Timestamp, effects
 pub(super) fn quiet(state: State, ticket: u64, now: Timestamp, effects: &mut Vec<Effect>) -> State {
     match state {
         State::FallingAsleep { running, bed, ticket: asked, .. } if asked == ticket => {
-            tell(effects, format!("asleep ({}): {}", bed.depth, bed.reason));
+            // Paged is what it becomes when it is.
+            let depth = if bed.depth == Depth::Paged { Depth::Paused } else { bed.depth };
+            tell(effects, format!("asleep ({depth}): {}", bed.reason));
             let reason = bed.reason;
             match bed.depth {
                 Depth::Cold => end(running, bed.grace, Then::Sleep { since: now, reason }, now, effects),
                 Depth::Snapshot => dump(running, now, reason, effects),
                 Depth::Paused | Depth::Paged => {
                     effects.push(Effect::Freeze);
+                    if bed.depth == Depth::Paged {
+                        effects.push(Effect::PageOut);
+                    }
                     State::Frozen { rest: Rest::Paused { running }, since: now, reason }
                 }
             }
@@ -70,6 +83,18 @@ pub(super) fn quiet(state: State, ticket: u64, now: Timestamp, effects: &mut Vec
 fn dump(running: Running, since: Timestamp, reason: String, effects: &mut Vec<Effect>) -> State {
     effects.push(Effect::Dump);
     State::Dumping { running, since, reason, next: Next::Sleep }
+}
+
+/// Most of its memory is in swap.
+pub(super) fn paged(state: State, swapped: u64, effects: &mut Vec<Effect>) -> State {
+    match state {
+        State::Frozen { rest: Rest::Paused { running }, since, reason } => {
+            tell(effects, format!("sleeps deeper (paged): {} in swap", MemoryBytes(swapped)));
+            State::Frozen { rest: Rest::Paged { running, swapped }, since, reason }
+        }
+        // It was needed meanwhile.
+        other => other,
+    }
 }
 
 /// What it is being put to disk for does not matter any more.
@@ -93,7 +118,7 @@ pub(super) fn not_let_go(running: Running, since: Timestamp, effects: &mut Vec<E
 /// It does not stand still: half of it might.
 pub(super) fn not_frozen(state: State, why: &str, now: Timestamp, effects: &mut Vec<Effect>) -> State {
     match state {
-        State::Frozen { rest: Rest::Paused { running }, .. } => {
+        State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, .. } => {
             tell(effects, format!("stays awake: its processes could not be paused: {why}"));
             effects.push(Effect::Thaw);
             State::Ready { running, since: now }
@@ -126,8 +151,15 @@ impl Life {
             State::Frozen { rest: Rest::Paused { running }, since, .. } => {
                 tell(effects, format!("woken by {cause}: slept {} (paused)", span(since, now)));
                 self.slept = Some(Woken { depth: Depth::Paused, slept_since: since, at: now, cause });
-                self.no_room = None;
+                (self.no_room, self.no_paging) = (None, None);
                 effects.push(Effect::Thaw);
+                State::Ready { running, since: now }
+            }
+            State::Frozen { rest: Rest::Paged { running, .. }, since, .. } => {
+                tell(effects, format!("woken by {cause}: slept {} (paged)", span(since, now)));
+                self.slept = Some(Woken { depth: Depth::Paged, slept_since: since, at: now, cause });
+                (self.no_room, self.no_paging) = (None, None);
+                effects.extend([Effect::PageIn, Effect::Thaw]);
                 State::Ready { running, since: now }
             }
             State::Dumping { running, since, reason, next: Next::Sleep } => {
@@ -219,6 +251,20 @@ impl Life {
         }
     }
 
+    /// Its memory is where it was.
+    pub(super) fn not_paged(&mut self, state: State, why: String, effects: &mut Vec<Effect>) -> State {
+        let is_told = self.no_paging.as_deref() == Some(why.as_str());
+        match state {
+            State::Frozen { rest: Rest::Paused { .. }, .. } if !is_told => {
+                tell(effects, format!("stays paused: its memory could not be paged out: {why}"));
+                self.no_paging = Some(why);
+            }
+            State::Ready { .. } => self.no_paging = Some(why),
+            _ => {}
+        }
+        state
+    }
+
     /// It came back from disk, with its port as it was.
     pub(super) fn restored(
         &mut self,
@@ -284,7 +330,7 @@ impl Life {
     /// Whether its processes are to stand still.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        matches!(self.state, State::Frozen { rest: Rest::Paused { .. }, .. })
+        matches!(self.state, State::Frozen { rest: Rest::Paused { .. } | Rest::Paged { .. }, .. })
     }
 
     /// What is being put to disk, if it is not to end after that.
@@ -299,7 +345,9 @@ impl Life {
     /// The kernel knows better than the record whether a paused app stands still: it is made to go on
     /// before that is written down. Without a word about it, since nobody asked anything.
     pub(super) fn goes_on(&mut self, now: Timestamp) {
-        if let State::Frozen { rest: Rest::Paused { running }, .. } | State::Dumping { running, .. } = self.state {
+        if let State::Frozen { rest: Rest::Paused { running } | Rest::Paged { running, .. }, .. }
+        | State::Dumping { running, .. } = self.state
+        {
             self.state = State::Ready { running, since: now };
         }
     }

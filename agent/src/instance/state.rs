@@ -83,6 +83,9 @@ pub struct Life {
     /// Why there was no room for it on the disk; until it is awake again.
     #[serde(default)]
     pub no_room: Option<String>,
+    /// Why its memory does not go to swap; until it is awake again.
+    #[serde(default)]
+    pub no_paging: Option<String>,
 }
 
 /// Why an instance is not on disk.
@@ -228,6 +231,13 @@ pub enum Rest {
         /// These.
         running: Running,
     },
+    /// They stand still, and most of their memory is in swap.
+    Paged {
+        /// These.
+        running: Running,
+        /// How much, in bytes.
+        swapped: u64,
+    },
     /// Its processes are on disk. Its sandbox stands, or is made anew when they come back.
     Snapshot {
         /// This one, and no earlier one.
@@ -244,6 +254,7 @@ impl Rest {
     pub fn depth(&self) -> Depth {
         match self {
             Self::Paused { .. } => Depth::Paused,
+            Self::Paged { .. } => Depth::Paged,
             Self::Snapshot { .. } => Depth::Snapshot,
             Self::Cold => Depth::Cold,
         }
@@ -369,6 +380,10 @@ pub enum Event {
     Restored(Running),
     /// It did not come back from disk, and nothing of it runs.
     RestoreFailed(String),
+    /// So many bytes of it are in swap.
+    Paged(u64),
+    /// It could not be paged out, and stands still as before.
+    PageOutFailed(String),
     /// It could not be made to stand still.
     FreezeFailed(String),
     /// It could not be made to go on.
@@ -411,6 +426,10 @@ pub enum Effect {
     Freeze,
     /// Let everything of the app go on; answer `ThawFailed` if it does not.
     Thaw,
+    /// Have its memory go to swap, as it stands still; answer `Paged` or `PageOutFailed`. Whatever comes next breaks it off.
+    PageOut,
+    /// Read back what it will need first, before it goes on.
+    PageIn,
     /// SIGTERM to the main process, which goes on if it stood still.
     Terminate,
     /// Kill what is there of the app and find out how it ended; answer `Collected`.

@@ -9,10 +9,12 @@ mod disks;
 mod endure;
 mod hibernation;
 mod hostile;
+mod paging;
 mod ready;
 mod sleep;
 mod snapshots;
 mod support;
+mod swap;
 
 use drowse_api::ErrorCode;
 use drowse_api::agent::EndpointsPicture;

@@ -54,7 +54,7 @@ pub async fn counts_past(status: &InstanceStatus, past: u64) -> u64 {
 }
 
 /// Whether every process of the app stands still, as the kernel says.
-fn stands_still(agent: &Agent) -> bool {
+pub fn stands_still(agent: &Agent) -> bool {
     let groups = agent.groups();
     let files: Vec<_> = groups.iter().map(|group| format!("{group}/app/cgroup.events")).collect();
     let texts: Vec<_> = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();

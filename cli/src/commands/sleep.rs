@@ -57,7 +57,7 @@ pub async fn pin(args: App, pinned: bool, client: &Client, terminal: &Terminal) 
 /// Shows and sets when an idle app sleeps.
 pub async fn idle(args: Idle, client: &Client, terminal: &Terminal) -> Result<(), Failure> {
     let name = app_name::given_or_here(args.app)?;
-    let times = [args.paused_after, args.snapshot_after, args.cold_after];
+    let times = [args.paused_after, args.paged_after, args.snapshot_after, args.cold_after];
     let glances = [args.prefetch, args.crawlers, args.monitors];
     let asks_nothing = times.iter().all(Option::is_none) && glances.iter().all(Option::is_none) && args.wake.is_none();
     let settings = if asks_nothing {
@@ -66,6 +66,9 @@ pub async fn idle(args: Idle, client: &Client, terminal: &Terminal) -> Result<()
         change(&name, client, |settings| {
             if let Some(after) = args.paused_after {
                 settings.paused_after = after.0;
+            }
+            if let Some(after) = args.paged_after {
+                settings.paged_after = after.0;
             }
             if let Some(after) = args.snapshot_after {
                 settings.snapshot_after = after.0;
@@ -96,6 +99,7 @@ pub async fn idle(args: Idle, client: &Client, terminal: &Terminal) -> Result<()
         Some(After::Seconds(seconds)) => format!("{seconds} s"),
     };
     terminal.line(&format!("paused after: {}", after(settings.paused_after)))?;
+    terminal.line(&format!("paged after:  {}", after(settings.paged_after)))?;
     terminal.line(&format!("disk after:   {}", after(settings.snapshot_after)))?;
     terminal.line(&format!("cold after:   {}", after(settings.cold_after)))?;
     let wake = match settings.wake {
@@ -192,6 +196,7 @@ impl From<crate::args::SleepDepth> for Depth {
     fn from(depth: crate::args::SleepDepth) -> Self {
         match depth {
             crate::args::SleepDepth::Paused => Self::Paused,
+            crate::args::SleepDepth::Paged => Self::Paged,
             crate::args::SleepDepth::Snapshot => Self::Snapshot,
             crate::args::SleepDepth::Cold => Self::Cold,
         }

@@ -20,7 +20,7 @@ const LARGEST: u64 = 64 << 10;
 
 const KEYS: &[&str] = &["type", "start", "release", "check", "env", "sleep"];
 const SLEEP_KEYS: &[&str] =
-    &["after", "depth", "paused_after", "snapshot_after", "cold_after", "wake", "prefetch", "crawlers", "monitors"];
+    &["after", "depth", "paused_after", "paged_after", "snapshot_after", "cold_after", "wake", "prefetch", "crawlers", "monitors"];
 const CHECK_KEYS: &[&str] = &["path", "timeout"];
 
 /// What the file says.
@@ -175,6 +175,7 @@ impl Reader<'_> {
                 "after" => after = Some(self.idle(&full, value)?),
                 "depth" => depth = self.word(&full, value)?,
                 "paused_after" => sleep.paused_after = Some(self.idle(&full, value)?),
+                "paged_after" => sleep.paged_after = Some(self.idle(&full, value)?),
                 "snapshot_after" => sleep.snapshot_after = Some(self.idle(&full, value)?),
                 "cold_after" => sleep.cold_after = Some(self.idle(&full, value)?),
                 "wake" => sleep.wake = self.word::<WakeBy>(&full, value)?.into(),
@@ -187,6 +188,7 @@ impl Reader<'_> {
         match (after, depth) {
             // In whichever order the two stand.
             (Some(after), SleepDepth::Paused) => sleep.paused_after = Some(after),
+            (Some(after), SleepDepth::Paged) => sleep.paged_after = Some(after),
             (Some(after), SleepDepth::Snapshot) => sleep.snapshot_after = Some(after),
             (Some(after), SleepDepth::Cold) => sleep.cold_after = Some(after),
             (None, _) => {

@@ -9,7 +9,7 @@ use drowse_api::deployment::AppType;
 use drowse_api::event::EventKind;
 use drowse_api::instance::InstanceStatus;
 use drowse_api::platform::{AppView, Wanted};
-use drowse_api::sleep::{Demand, Depth, Explanation, SHORTEST, SleepCommand, SleepRequest, SleepSettings};
+use drowse_api::sleep::{Demand, Explanation, SHORTEST, SleepCommand, SleepRequest, SleepSettings};
 use drowse_api::{ErrorCode, Problem};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -39,9 +39,6 @@ pub(super) async fn sleep(
 ) -> Answer<Answered<AppView>> {
     let desired = api.ledger.desired();
     let app = caller.app(&desired, &name)?;
-    if command.depth == Depth::Paged {
-        return Err(bad_request(format!("{} is no depth of sleep that can be asked for", command.depth)).into());
-    }
     let instances = serving(&desired, app)?;
     if app.sleep.pinned {
         let problem = Problem::new(ErrorCode::Conflict, format!("{name} is pinned: it never sleeps"));

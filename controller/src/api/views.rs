@@ -122,6 +122,8 @@ fn unheard_of(instance: &Instance) -> InstanceStatus {
         process: None,
         restarts: 0,
         no_snapshot: None,
+        no_paging: None,
+        in_swap: None,
         on_disk: None,
     }
 }

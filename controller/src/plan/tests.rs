@@ -224,6 +224,8 @@ impl World {
                             process: None,
                             restarts: u32::from(spec.on_boot_failure == OnBootFailure::Retry),
                             no_snapshot: None,
+                            no_paging: None,
+                            in_swap: None,
                             on_disk: None,
                         };
                         self.instances.insert(spec.id.clone(), status);

@@ -75,6 +75,8 @@ impl Scene {
             process: None,
             restarts: 0,
             no_snapshot: None,
+            no_paging: None,
+            in_swap: None,
             on_disk: None,
         };
         let view = NodeView {
@@ -262,4 +264,38 @@ fn what_the_folder_pins_counts_and_what_its_user_set_comes_before_it() {
     let policy = sleep_policy(&scene.app, scene.deployment.as_ref(), None, &scene.settings);
     assert_eq!(policy.glances.monitors, drowse_api::sleep::Glance::Hold);
     assert_eq!(policy.glances.crawlers, drowse_api::sleep::Glance::Answer);
+}
+
+#[test]
+fn between_paused_and_disk_is_swap_and_who_cannot_is_paused() {
+    let scene = |seconds, depth: Option<Depth>, why: Option<&str>| {
+        let mut scene = Scene::new();
+        scene.settings.paged_after_seconds = Some(120);
+        scene.settings.snapshot_after_seconds = Some(600);
+        let (since, reason) = (before(seconds), "idle".to_owned());
+        if let Some(depth) = depth {
+            scene.state(InstanceState::Frozen { depth, since, reason, takes: None });
+        }
+        scene.status().no_paging = why.map(ToOwned::to_owned);
+        scene
+    };
+    let verdict = |seconds, depth, why| scene(seconds, depth, why).verdict();
+    assert!(matches!(verdict(104, Some(Depth::Paused), None), Verdict::Asleep(_)));
+    assert!(matches!(verdict(105, Some(Depth::Paused), None), Verdict::Sleep(Depth::Paged, _)));
+    assert!(matches!(verdict(105, Some(Depth::Paged), None), Verdict::Asleep(_)));
+    // Where both are due, it goes to disk without being paged out first.
+    assert!(matches!(verdict(585, Some(Depth::Paused), None), Verdict::Sleep(Depth::Snapshot, _)));
+    assert!(matches!(verdict(585, Some(Depth::Paged), None), Verdict::Sleep(Depth::Snapshot, _)));
+    let Verdict::Asleep(why) = verdict(105, Some(Depth::Paused), Some("no swap")) else { panic!("it is passed over") };
+    assert!(why.contains("cannot be paged: no swap"), "{why}");
+    // Without a time for being paused, it is paused in place of being paged.
+    let mut only = scene(0, None, Some("no swap"));
+    (only.settings.paused_after_seconds, only.settings.paged_after_seconds) = (None, Some(15));
+    assert!(matches!(only.verdict(), Verdict::Sleep(Depth::Paused, _)), "{:?}", only.verdict());
+    only.status().no_paging = None;
+    assert!(matches!(only.verdict(), Verdict::Sleep(Depth::Paged, _)));
+    let mut told = scene(105, Some(Depth::Paged), None);
+    told.status().in_swap = Some(drowse_api::MemoryBytes::mib(41));
+    let Verdict::Asleep(why) = told.verdict() else { panic!("it sleeps") };
+    assert!(why.starts_with("paged since 105 s ago, 41 MiB in swap: idle"), "{why}");
 }

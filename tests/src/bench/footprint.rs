@@ -138,14 +138,14 @@ fn launcher_of(agent: Process) -> anyhow::Result<Process> {
 }
 
 /// Proportional memory in bytes: what is shared counts in part (`Pss` of proc_pid_smaps(5)).
-fn proportional(pid: i32) -> anyhow::Result<f64> {
+pub(super) fn proportional(pid: i32) -> anyhow::Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     Ok(kib.context("no Pss")? * 1024.0)
 }
 
 /// What the kernel itself has in use, in bytes, of the kinds that grow with sandboxes.
-fn kernel_memory() -> anyhow::Result<f64> {
+pub(super) fn kernel_memory() -> anyhow::Result<f64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let of = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok())
@@ -177,7 +177,7 @@ async fn cpu_per_second(process: Process, window: Duration) -> anyhow::Result<f6
 }
 
 /// Bytes that the files below a folder take, holes left out.
-fn on_disk(folder: &Path) -> f64 {
+pub(super) fn on_disk(folder: &Path) -> f64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {
@@ -189,7 +189,7 @@ fn on_disk(folder: &Path) -> f64 {
 }
 
 /// The smallest server there is.
-async fn image(client: &Client) -> anyhow::Result<Digest> {
+pub(super) async fn image(client: &Client) -> anyhow::Result<Digest> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.is_file());
     let busybox = busybox.context("no busybox (Debian: busybox-static)")?;
     let folder = tempfile::tempdir()?;

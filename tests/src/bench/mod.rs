@@ -1,6 +1,7 @@
 //! What benchmarks share: programs that end with them, what the kernel counts about a process, and
 //! tables of results in the one form that all benchmarks print.
 
+pub mod density;
 pub mod floods;
 pub mod footprint;
 pub mod process;

@@ -30,6 +30,8 @@ pub struct Options {
     pub router_limits: String,
     /// Lines for the controller's `[sleep]`.
     pub sleep: String,
+    /// Addresses for more instances than the usual ones are for.
+    pub address_range: Option<String>,
 }
 
 impl Default for Options {
@@ -41,6 +43,7 @@ impl Default for Options {
             limits: String::new(),
             router_limits: String::new(),
             sleep: String::new(),
+            address_range: None,
         }
     }
 }
@@ -249,6 +252,7 @@ fn programs(names: &Names) -> Programs {
 
 fn agent_toml(names: &Names, options: &Options) -> String {
     let Names { base, run, cgroup_root, table, link_prefix, address_range, .. } = names;
+    let address_range = options.address_range.as_ref().unwrap_or(address_range);
     let criu = std::env::var("DROWSE_TEST_CRIU").map(|path| format!("criu = {path:?}\n")).unwrap_or_default();
     format!(
         r#"node = "node-1"
