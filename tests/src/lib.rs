@@ -9,13 +9,16 @@
 pub mod apps;
 pub mod bench;
 pub mod browser;
+pub mod database;
 pub mod floods;
 pub mod http;
 pub mod isolation;
 pub mod load;
 pub mod machine;
+pub mod programs;
 pub mod pty;
 pub mod registry;
 pub mod traffic;
+pub mod visit;
 pub mod wait;
 pub mod world;
