@@ -7,3 +7,4 @@ pub mod process;
 pub mod report;
 pub mod router;
 pub mod start;
+pub mod wake;
