@@ -55,6 +55,9 @@ pub async fn run(args: App, client: &Client, terminal: &Terminal) -> Result<(), 
             if let Some(reason) = show::instance_reason(&status.state) {
                 terminal.line(&format!("{}: {}", status.id, clean(reason)))?;
             }
+            if let Some(why) = &status.no_snapshot {
+                terminal.line(&format!("{}: cannot be put to disk: {}", status.id, clean(why)))?;
+            }
         }
     }
     let deployments: Vec<DeploymentView> = client.get(&format!("/v1/apps/{name}/deployments")).await?;

@@ -38,6 +38,17 @@ fn a_sleeping_app_is_shown_with_its_depth_since_when_and_why() {
 }
 
 #[test]
+fn info_says_why_an_app_cannot_be_put_to_disk() {
+    let fake = Fake::start();
+    let mut shop = asleep();
+    shop["instances"][0]["no_snapshot"] = json!("the dump failed: a socket of a kind that cannot be written");
+    fake.on("GET /v1/apps/shop", Reply::Json(shop));
+    fake.on("GET /v1/apps/shop/deployments", Reply::Json(json!([])));
+    let info = stdout(&fake, &["info", "shop"]);
+    assert!(info.contains("i1: cannot be put to disk: the dump failed: a socket of a kind"), "{info}");
+}
+
+#[test]
 fn sleep_and_wake_ask_the_controller_and_say_what_came_of_it() {
     let fake = Fake::start();
     fake.on("POST /v1/apps/shop/sleep", Reply::Json(asleep()));

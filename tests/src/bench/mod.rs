@@ -8,3 +8,4 @@ pub mod process;
 pub mod report;
 pub mod router;
 pub mod start;
+pub mod wake;

@@ -5,7 +5,7 @@
 //! was started is taken down between the measurements.
 
 mod ours;
-mod peers;
+pub(super) mod peers;
 mod visit;
 
 use std::time::Duration;

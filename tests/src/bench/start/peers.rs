@@ -20,7 +20,7 @@ use crate::machine;
 const HOST_ID: u32 = 1_966_080_000;
 
 /// A hierarchy without which crun refuses a hybrid host that has the hugetlb controller in version 2.
-pub(super) struct Hugetlb(Option<PathBuf>);
+pub(in crate::bench) struct Hugetlb(Option<PathBuf>);
 
 impl Hugetlb {
     /// Mounts it where it is needed and is not there.
@@ -83,34 +83,39 @@ pub(super) fn bundle(folder: &Path, own: Option<(&str, &str)>) -> anyhow::Result
     });
     if let Some((_, group)) = own {
         config["linux"]["cgroupsPath"] = group.into();
-        config["linux"]["maskedPaths"] = serde_json::json!([
-            "/proc/acpi",
-            "/proc/asound",
-            "/proc/kcore",
-            "/proc/keys",
-            "/proc/latency_stats",
-            "/proc/timer_list",
-            "/proc/timer_stats",
-            "/proc/sched_debug",
-            "/sys/firmware",
-            "/proc/scsi"
-        ]);
-        config["linux"]["readonlyPaths"] =
-            serde_json::json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
-        config["mounts"] = serde_json::json!([
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
-        ]);
+        runtime_mounts(&mut config);
     }
     std::fs::write(folder.join("config.json"), config.to_string())?;
     Ok(())
+}
+
+/// What engines mount and mask for every container.
+pub(in crate::bench) fn runtime_mounts(config: &mut serde_json::Value) {
+    config["linux"]["maskedPaths"] = serde_json::json!([
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/sys/firmware",
+        "/proc/scsi"
+    ]);
+    config["linux"]["readonlyPaths"] =
+        serde_json::json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
+    config["mounts"] = serde_json::json!([
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+         "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+         "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+         "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
+    ]);
 }
 
 /// One of them.
@@ -272,7 +277,7 @@ impl Drop for Peer {
 }
 
 /// A network namespace, mounted at `place` as `ip netns` does it.
-fn new_network_namespace(place: &Path) -> anyhow::Result<OwnedFd> {
+pub(in crate::bench) fn new_network_namespace(place: &Path) -> anyhow::Result<OwnedFd> {
     std::thread::scope(|scope| {
         let make = scope.spawn(|| -> anyhow::Result<OwnedFd> {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
