@@ -19,8 +19,18 @@ pub const FILE: &str = "drowse.toml";
 const LARGEST: u64 = 64 << 10;
 
 const KEYS: &[&str] = &["type", "start", "release", "check", "env", "sleep"];
-const SLEEP_KEYS: &[&str] =
-    &["after", "depth", "paused_after", "paged_after", "snapshot_after", "cold_after", "wake", "prefetch", "crawlers", "monitors"];
+const SLEEP_KEYS: &[&str] = &[
+    "after",
+    "depth",
+    "paused_after",
+    "paged_after",
+    "snapshot_after",
+    "cold_after",
+    "wake",
+    "prefetch",
+    "crawlers",
+    "monitors",
+];
 const CHECK_KEYS: &[&str] = &["path", "timeout"];
 
 /// What the file says.

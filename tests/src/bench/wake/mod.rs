@@ -197,7 +197,7 @@ impl Pair {
             return Ok(());
         }
         let (mut ours, mut theirs) = (None, None);
-        let ours_first = round / Way::ALL.len() % 2 == 0;
+        let ours_first = (round / Way::ALL.len()).is_multiple_of(2);
         for is_ours in [ours_first, !ours_first] {
             if is_ours {
                 ours = Some(self.ours.wake(world, way.depth()).await?);
