@@ -317,3 +317,30 @@ fn what_a_link_costs_is_told() {
         eprintln!("attach {:?}, detach {:?}", times[0] / 20, times[1] / 20);
     });
 }
+
+/// How often this namespace has sent something again over TCP.
+fn sent_again(there: &Namespace) -> u32 {
+    let text = there.shell("awk '/^Tcp:/ && $13 ~ /^[0-9]/ { print $13 }' /proc/net/snmp");
+    text.trim().parse().expect("RetransSegs")
+}
+
+#[test]
+fn the_first_visitor_of_a_new_link_loses_nothing() {
+    on_stage(config(), |stage| async move {
+        for number in 1..=10 {
+            let (app, address) = (Namespace::new(), Ipv4Addr::new(10, 83, 3, number));
+            let listener = app.listen(Ipv4Addr::UNSPECIFIED, 8080);
+            let name = owner(&format!("first{number}"));
+            if number % 2 == 0 {
+                stage.network.attach(app.fd(), &name, address).expect("attach");
+            } else {
+                let spare = stage.network.make_spare(app.fd()).expect("spare");
+                stage.network.give_spare(spare, &name, address).expect("given");
+            }
+            // In the moment in which the link is said to be there: what is lost comes again after a second.
+            stage.host.connect(address, 8080).expect("reached");
+            arrived(&listener);
+            assert_eq!([sent_again(&stage.host), sent_again(&app)], [0, 0], "link {number}");
+        }
+    });
+}
