@@ -101,17 +101,17 @@ impl Pool {
 /// Keeps `pool` and as many spare disks full, in the background, for as long as it is polled.
 pub async fn fill(pool: Arc<Pool>, launcher: Arc<Launcher>, network: Network, disks: Disks) {
     loop {
-        let lacks_disk = disks.lacks_spare(pool.size);
-        if !lacks_disk && !pool.lacks() {
+        let lacks_member = pool.lacks();
+        if !lacks_member && !disks.lacks_spare(pool.size) {
             pool.changed.notified().await;
             continue;
         }
         pool.rest().await;
         let (launcher, network, disks) = (Arc::clone(&launcher), network.clone(), disks.clone());
-        let made = if lacks_disk {
-            blocking(move || Ok(disks.make_spare()?)).await
-        } else {
+        let made = if lacks_member {
             blocking(move || make(&launcher, &network)).await.map(|member| pool.lock().push(member))
+        } else {
+            blocking(move || Ok(disks.make_spare()?)).await
         };
         if let Err(error) = made {
             tracing::warn!("no sandbox can be made ready ahead: {}", error.in_full());

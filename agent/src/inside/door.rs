@@ -29,6 +29,8 @@ const ALL_CONNECTIONS: usize = 64;
 /// The longest line, and how many a connection may send.
 const LINE: usize = 128;
 const LINES: usize = 32;
+/// Bytes that are read of what is not answered any more.
+const UNHEARD: usize = 64 << 10;
 /// How long a connection may last.
 const TIME: Duration = Duration::from_secs(10);
 /// How long passes at least between two connections of an instance.
@@ -156,6 +158,19 @@ async fn serve(listener: std::os::unix::net::UnixListener, keeper: Arc<Keeper>, 
     }
 }
 
+/// A connection that is closed with something unread is cut off, and the answer with it: what is still said
+/// is read, to a bound, and forgotten.
+async fn hear_out(stream: &mut UnixStream) {
+    let _ = stream.shutdown().await;
+    let mut rest = [0; 1024];
+    for _ in 0..UNHEARD / rest.len() {
+        match stream.read(&mut rest).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
 impl Keeper {
     /// Whether that is a process of the instance's user, or the host's root.
     fn may(&self, stream: &UnixStream) -> bool {
@@ -182,7 +197,7 @@ impl Keeper {
                 (None, 0) => return,
                 (None, _) if filled == LINE => {
                     let _ = stream.write_all(b"error: the line is too long\n").await;
-                    return;
+                    return hear_out(&mut stream).await;
                 }
                 (None, _) => continue,
             };
@@ -191,7 +206,7 @@ impl Keeper {
                 lines += 1;
                 let said = self.follow(&buffer[begin..at]);
                 if stream.write_all(said.as_bytes()).await.is_err() || lines >= LINES {
-                    return;
+                    return hear_out(&mut stream).await;
                 }
                 begin = (at + 1).min(filled);
                 end = buffer[begin..filled].iter().position(|byte| *byte == b'\n').map(|next| begin + next);

@@ -120,10 +120,11 @@ impl Ours {
         }
     }
 
-    /// Waits until the pool is full, by the links that nobody owns.
+    /// Waits until the pool is full, by the links and the disks that nobody owns.
     async fn until_ready(&self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while spare_links(&self.prefix) < self.ready {
+        let disks = self.folder.path().join("data/disks");
+        while spare_links(&self.prefix) < self.ready || spare_disks(&disks) < self.ready {
             anyhow::ensure!(began.elapsed() < LIMIT, "the pool is never full");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -219,6 +220,11 @@ impl Drop for Ours {
             eprintln!("    {error}");
         }
     }
+}
+
+fn spare_disks(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("spare-")).count()
 }
 
 /// Links of this prefix that are made ahead.
