@@ -159,7 +159,7 @@ async fn upload(plan: Plan, client: &Client, terminal: &Terminal) -> Result<Depl
 }
 
 /// Where a deploy is sent, with what it pins.
-fn address(name: &AppName, app_type: AppType, manifest: &Manifest) -> Result<String, Problem> {
+fn address(name: &AppName, app_type: AppType, manifest: &Manifest) -> Result<String, Failure> {
     let mut path = format!("/v1/apps/{name}/deployments?type={app_type}");
     if *manifest != Manifest::default() {
         let json = serde_json::to_string(manifest).map_err(|error| internal("cannot write the manifest", &error))?;
@@ -167,7 +167,7 @@ fn address(name: &AppName, app_type: AppType, manifest: &Manifest) -> Result<Str
     }
     if path.len() > LONGEST {
         let problem = Problem::new(ErrorCode::TooLarge, "what drowse.toml pins is too long");
-        return Err(problem.hint("set long values with drowse env set"));
+        return Err(problem.hint("set long values with drowse env set").into());
     }
     Ok(path)
 }
