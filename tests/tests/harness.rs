@@ -20,7 +20,9 @@ async fn two_worlds_live_beside_each_other() {
     assert_ne!(a.names().base, b.names().base);
     let found = b.leftovers();
     drop(a);
-    assert_eq!(b.leftovers(), found, "the end of one world took something from another");
+    let now = b.leftovers();
+    let taken: Vec<_> = found.iter().filter(|line| !now.contains(line)).collect();
+    assert!(taken.is_empty(), "the end of one world took something from another: {taken:?}");
     b.visitor().get("nobody", "/").await.expect("the other's router still answers");
 }
 

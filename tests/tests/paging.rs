@@ -26,7 +26,8 @@ async fn a_paged_app_is_told_as_such_everywhere_and_wakes_unnoticed() {
     })
     .await;
     assert!(world.instance("shop").await.in_swap.is_some_and(|size| size.0 > 1 << 20));
-    assert!(world.drowse(&["ls"]).ok().contains("FROZEN (paged) since "));
+    let listed = world.drowse(&["ls"]).ok();
+    assert!(listed.contains("FROZEN (paged) since "), "{listed}");
     assert!(world.drowse(&["info", "shop"]).ok().contains("(paged)"));
     let explained = world.drowse(&["explain", "shop"]).ok();
     assert!(explained.contains("asleep: paged since ") && explained.contains(" in swap: told to by"), "{explained}");

@@ -45,16 +45,6 @@ async fn bash_with_children_200_threads_and_node_with_workers_come_back_from_dis
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_the_kernel_gives_to_a_program_comes_back_from_disk() {
-    needs_a_world!();
-    if no_criu() {
-        skip!("no CRIU that works on this kernel (scripts/find-criu), or DROWSE_TEST_CRIU is not set");
-    }
-    let world = World::with(options()).await;
-    come_back(&world, &["objects"], &[]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn fastapi_and_django_with_sqlite_come_back_from_disk_by_their_default_start_commands() {
     needs_a_world!();
     if no_criu() {

@@ -302,12 +302,14 @@ async fn what_those_get_who_only_look_by_is_the_owners_to_say() {
     assert!(seen.lock().unwrap().is_empty(), "woken for the next one, and answered by the router");
     world.wakes("i0");
     until_served(&world).await;
-    world.sleeps("i0", Depth::Cold);
-    until("the router knows that it sleeps", || {
+    // What it saves lags behind what it knows: the second sleep is told from the first by the time between.
+    let is_asleep = || {
         let path = world.config.data_dir.join("endpoints.json");
         std::fs::read_to_string(path).is_ok_and(|text| text.contains("\"asleep\":{\""))
-    })
-    .await;
+    };
+    until("the router has saved that it is awake", || !is_asleep()).await;
+    world.sleeps("i0", Depth::Cold);
+    until("the router knows that it sleeps", is_asleep).await;
     let held = async { world.visit("/", "User-Agent: UptimeRobot/2.0\r\n").await };
     let before = world.count("demand");
     let woken = async {
