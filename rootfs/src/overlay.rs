@@ -51,16 +51,17 @@ pub struct OverlayPlan {
 
 impl OverlayPlan {
     /// A plan over `layers` as the store gives them (the bottom one first), with `upper` and `work`
-    /// inside `folder`.
+    /// inside `folder`. Of a layer that is there twice, as empty ones of images often are, the upper one counts:
+    /// it covers all of the lower, and overlayfs refuses to have one folder twice.
     #[must_use]
     pub fn new(layers: &[PathBuf], folder: &std::path::Path, ids: IdRange) -> Self {
-        Self {
-            lowers: layers.iter().rev().cloned().collect(),
-            disk: None,
-            upper: folder.join("upper"),
-            work: folder.join("work"),
-            ids,
+        let mut lowers: Vec<PathBuf> = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev() {
+            if !lowers.contains(layer) {
+                lowers.push(layer.clone());
+            }
         }
+        Self { lowers, disk: None, upper: folder.join("upper"), work: folder.join("work"), ids }
     }
 
     /// The same with `upper` and `work` on the disk whose image is `disk`.
@@ -90,6 +91,13 @@ mod tests {
             let inside = id >= first && u64::from(id) < u64::from(first) + 65_536;
             prop_assert_eq!(range.to_image(id).is_some(), inside);
         }
+    }
+
+    #[test]
+    fn a_layer_that_is_there_twice_is_joined_once_where_it_is_uppermost() {
+        let layers = ["/layers/base", "/layers/empty", "/layers/app", "/layers/empty"].map(PathBuf::from);
+        let plan = OverlayPlan::new(&layers, std::path::Path::new("/i"), IdRange { first: 65_536, count: 65_536 });
+        assert_eq!(plan.lowers, ["/layers/empty", "/layers/app", "/layers/base"].map(PathBuf::from));
     }
 
     #[test]

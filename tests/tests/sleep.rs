@@ -183,7 +183,7 @@ async fn a_lease_keeps_an_idle_app_awake_and_what_its_folder_pins_lets_it_sleep(
     };
     let visitor = world.visitor();
     let held = hooks(pins("[sleep]\nafter = 1\n"));
-    world.drowse(&["deploy", &held.path().to_string_lossy(), "--name", "held"]).ok();
+    assert!(world.drowse(&["deploy", &held.path().to_string_lossy(), "--name", "held"]).ok().contains("held"));
     let say = async |text: &str| visitor.post("held", "/lease", text.to_owned()).await.expect("an answer").text();
     assert_eq!(say("hold 1h job").await, "held for 3600 s\n");
     assert!(say("hold for ever").await.starts_with("error: "));
@@ -192,7 +192,7 @@ async fn a_lease_keeps_an_idle_app_awake_and_what_its_folder_pins_lets_it_sleep(
     world.start_agent().await;
     assert!(say("status").await.starts_with("held: job for "));
     let idle = pins("[sleep]\nafter = 1\nmonitors = \"hold\"\n");
-    world.drowse(&["deploy", &idle.path().to_string_lossy(), "--name", "idle"]).ok();
+    assert!(world.drowse(&["deploy", &idle.path().to_string_lossy(), "--name", "idle"]).ok().contains("idle"));
     // By the time that this one sleeps, the other would have long before.
     falls_asleep(&world, "idle").await;
     assert!(world.instance("held").await.state.is_ready());
