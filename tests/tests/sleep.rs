@@ -110,8 +110,13 @@ async fn sleepers_answer_the_next_request_also_with_the_controller_or_the_agent_
     let held = visitor.post("shop", "/count", "").await.expect("an answer");
     assert_eq!((held.header("x-drowse-state"), held.text().as_str()), ("woken-cold", "1"), "started anew");
     assert_eq!(text(&visitor, "shop", "/read?file=kept").await, "hello", "its files were kept");
-    let events = world.events("shop").await;
-    assert!(events.iter().any(|event| event.kind == EventKind::Sleep && event.message.starts_with("awake after ")));
+    let is_told = async || {
+        let events = world.events("shop").await;
+        let mut told = events.iter().filter(|event| event.kind == EventKind::Sleep);
+        told.any(|event| event.message.starts_with("awake after ")).then_some(())
+    };
+    // Visitors are served before it is told.
+    wait::until("its wake is told", PATIENCE, is_told).await;
 
     // Stopped and removed in its sleep.
     wait::until_ok("it sleeps once more", PATIENCE, async || sleep(&world, "shop", Depth::Paused).await).await;
