@@ -261,6 +261,15 @@ impl InstanceState {
         matches!(self, Self::Frozen { .. })
     }
 
+    /// How deeply it sleeps, if it does: being awake is before every depth.
+    #[must_use]
+    pub fn depth(&self) -> Option<Depth> {
+        match self {
+            Self::Frozen { depth, .. } => Some(*depth),
+            _ => None,
+        }
+    }
+
     /// Whether it serves: it is ready, or sleeps, or is being woken.
     #[must_use]
     pub fn serves(&self) -> bool {

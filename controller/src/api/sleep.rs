@@ -1,5 +1,6 @@
 //! Sleep: told to, woken, set, explained.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub(super) async fn sleep(
         let problem = Problem::new(ErrorCode::Conflict, format!("{name} is pinned: it never sleeps"));
         return Err(problem.hint(format!("`drowse unpin {name}` lets it sleep")).into());
     }
+    let mut depths = BTreeMap::new();
     for instance in &instances {
         let request = SleepRequest {
             epoch: instance.epoch,
@@ -54,9 +56,11 @@ pub(super) async fn sleep(
         };
         let node = node(&api, instance)?;
         let path = format!("/v1/instances/{}/sleep", instance.id);
-        let _: InstanceStatus = node.client.call(Method::POST, &path, Some(&request)).await?;
+        let slept: InstanceStatus = node.client.call(Method::POST, &path, Some(&request)).await?;
+        depths.insert(slept.id, slept.state.depth());
     }
-    seen(&api, &instances, |status| status.state.is_asleep()).await;
+    // On its way down it is shown at every depth that it passes.
+    seen(&api, &instances, |status| depths.get(&status.id).is_none_or(|depth| status.state.depth() >= *depth)).await;
     let desired = api.ledger.desired();
     Ok(Answered(views::app(&api, &desired, caller.app(&desired, &name)?)))
 }

@@ -53,6 +53,16 @@ async fn hasty(paused: u32, cold: Option<u32>) -> (Rig, FakeRouter) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_that_an_app_sleeps_is_shown_it_at_that_depth() {
+    let rig = Rig::start().await;
+    rig.deployed("shop").await;
+    for depth in [Depth::Paused, Depth::Paged, Depth::Snapshot, Depth::Cold] {
+        let state = sleep(&rig, depth).await.expect("sleeps").live.expect("live").state;
+        assert!(state.reason.starts_with(&format!("{depth}: ")), "{depth}: {state:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_sleeps_when_it_is_told_to_and_is_shown_so() {
     let rig = Rig::start().await;
     rig.deployed("shop").await;
