@@ -5,6 +5,7 @@ pub mod density;
 pub mod floods;
 pub mod footprint;
 pub mod process;
+pub mod program;
 pub mod report;
 pub mod router;
 pub mod start;

@@ -1,45 +1,21 @@
 //! `scripts/bench floods`: what visitors notice while a neighbour floods all there is.
 
-#![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
-
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use drowse_tests::bench::floods::{self, Plan};
-use drowse_tests::bench::report;
-use tokio::signal::unix::{SignalKind, signal};
+use drowse_tests::bench::program;
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut json: Option<PathBuf> = None;
     let mut plan = Plan { rounds: 3, round: Duration::from_millis(1500) };
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        let value = words.next().with_context(|| format!("{word} needs a value"))?;
-        match word.as_str() {
-            "--json" => json = Some(value.into()),
-            "--rounds" => plan.rounds = value.parse().context("--rounds needs a number")?,
-            "--seconds" => {
-                plan.round = Duration::from_secs_f64(value.parse().context("--seconds needs a number")?);
-            }
-            _ => anyhow::bail!("unknown option {word}: --json FILE, --rounds N, --seconds N"),
+    let json = program::options(std::env::args().skip(1), "--rounds N, --seconds N", |word, value| {
+        match word {
+            "--rounds" => plan.rounds = program::number(word, value)?,
+            "--seconds" => plan.round = program::seconds(word, value)?,
+            _ => return Ok(false),
         }
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // Broken off, its world is removed all the same.
-        tokio::select! {
-            rows = floods::run(plan) => rows.map(Some),
-            _ = interrupt.recv() => Ok(None),
-            _ = terminate.recv() => Ok(None),
-        }
-    });
-    let Some(rows) = outcome? else { return Ok(ExitCode::from(130)) };
-    report::print(&rows);
-    if let Some(path) = json {
-        report::write(&path, &rows)?;
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(true)
+    })?;
+    // Broken off, its world is removed all the same.
+    program::main(json, floods::run(plan))
 }

@@ -1,45 +1,21 @@
 //! `scripts/bench footprint`: what Drowse itself takes of a node.
 
-#![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
-
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use drowse_tests::bench::footprint::{self, Plan};
-use drowse_tests::bench::report;
-use tokio::signal::unix::{SignalKind, signal};
+use drowse_tests::bench::program;
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut json: Option<PathBuf> = None;
     let mut plan = Plan { instances: 200, window: Duration::from_secs(10) };
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        let value = words.next().with_context(|| format!("{word} needs a value"))?;
-        match word.as_str() {
-            "--json" => json = Some(value.into()),
-            "--instances" => plan.instances = value.parse().context("--instances needs a number")?,
-            "--seconds" => {
-                plan.window = Duration::from_secs_f64(value.parse().context("--seconds needs a number")?);
-            }
-            _ => anyhow::bail!("unknown option {word}: --json FILE, --instances N, --seconds N"),
+    let json = program::options(std::env::args().skip(1), "--instances N, --seconds N", |word, value| {
+        match word {
+            "--instances" => plan.instances = program::number(word, value)?,
+            "--seconds" => plan.window = program::seconds(word, value)?,
+            _ => return Ok(false),
         }
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // Broken off, its world is removed all the same.
-        tokio::select! {
-            rows = footprint::run(plan) => rows.map(Some),
-            _ = interrupt.recv() => Ok(None),
-            _ = terminate.recv() => Ok(None),
-        }
-    });
-    let Some(rows) = outcome? else { return Ok(ExitCode::from(130)) };
-    report::print(&rows);
-    if let Some(path) = json {
-        report::write(&path, &rows)?;
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(true)
+    })?;
+    // Broken off, its world is removed all the same.
+    program::main(json, footprint::run(plan))
 }
