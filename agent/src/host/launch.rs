@@ -10,8 +10,9 @@ use drowse_launcher::{AppFds, Clock, ProcessRequest, Ready};
 use fail::fail_point;
 
 use super::error::SandboxError;
+use super::kept::Kept;
 use super::ready::Member;
-use super::sandbox::{Kept, Plan, Room, Sandboxes, inodes, lacks_time_namespaces, pipes};
+use super::sandbox::{Plan, Room, Sandboxes, inodes, lacks_time_namespaces, pipes};
 use crate::cgroup::{Leaf, Made};
 use crate::instance::state::App;
 use crate::network::SpareLink;

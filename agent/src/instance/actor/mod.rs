@@ -5,15 +5,17 @@
 //! most one); the connection probe and the wait for the exit are beside it and are dropped with the
 //! state that they belong to.
 
+mod commands;
+mod effects;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use drowse_api::agent::StopRequest;
-use drowse_api::event::EventKind;
-use drowse_api::instance::{InstanceSpec, InstanceStatus, Workload};
-use drowse_api::sleep::{Demand, Depth, SleepRequest};
+use drowse_api::instance::{InstanceSpec, InstanceStatus};
+use drowse_api::sleep::{Demand, SleepRequest};
 use drowse_api::{Epoch, ErrorCode, InstanceId, Problem};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,10 +23,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use effects::remove;
+
 use super::boot::{self, Seen};
 use super::followers::Followers;
-use super::host::{Hook, Host, KeepError, Record};
-use super::state::{Bed, Effect, Event, Life, Next, NotDumped, State};
+use super::host::{Host, KeepError, Record};
+use super::state::{Effect, Event, Life, NotDumped, State};
 use crate::events::EventLog;
 use crate::snapshot::Abort;
 
@@ -36,8 +40,6 @@ const ADOPTION_PROBE: Duration = Duration::from_secs(5);
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
 /// Before what broke off by a fault of ours is taken up again.
 const FAULT_PAUSE: Duration = Duration::from_secs(1);
-const FIRST_REMOVAL_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_REMOVAL_PAUSE: Duration = Duration::from_secs(60);
 
 /// What others ask of the task.
 #[derive(Debug)]
@@ -196,135 +198,6 @@ impl<H: Host> Actor<H> {
         Ok(())
     }
 
-    async fn command(&mut self, command: Command) {
-        match command {
-            Command::Put(spec, answer) => {
-                let _ = answer.send(self.put(*spec).await);
-            }
-            Command::Stop(request, answer) => {
-                let _ = answer.send(self.stop(request).await);
-            }
-            Command::Sleep(request, answer) => match self.sleep(request).await {
-                Ok(()) => {
-                    self.lulling.push(answer);
-                    self.answer_lulling();
-                }
-                Err(problem) => {
-                    let _ = answer.send(Err(problem));
-                }
-            },
-            Command::Demand(demand, answer) => {
-                // What could not be written is tried again; the app goes on meanwhile.
-                let woken = self.happen(Event::Demand(demand.cause)).await;
-                let status = self.record.status();
-                let _ = answer.send(match woken {
-                    Err(error) if !status.state.serves() => Err(keep_problem(&error)),
-                    _ => Ok(status),
-                });
-            }
-            Command::Delete(epoch, answer) => match self.check_epoch(epoch) {
-                Err(problem) => {
-                    let _ = answer.send(Err(problem));
-                }
-                Ok(()) => {
-                    self.waiting.push(answer);
-                    // Also where it cannot be written: it makes room, and is answered only when all is gone.
-                    let _ = self.happen(Event::Delete(epoch)).await;
-                }
-            },
-        }
-    }
-
-    async fn put(&mut self, spec: InstanceSpec) -> Result<InstanceStatus, Problem> {
-        self.check_epoch(spec.epoch)?;
-        if self.record.life.is_being_removed() {
-            return Err(Problem::new(ErrorCode::Conflict, format!("instance {} is being removed", spec.id)));
-        }
-        let have = &self.record.life.spec;
-        if spec.epoch == have.epoch && spec != *have {
-            let detail = format!("instance {} has another spec at epoch {}", spec.id, spec.epoch);
-            return Err(Problem::new(ErrorCode::Conflict, detail).hint("raise the epoch with every change"));
-        }
-        if spec.epoch > have.epoch {
-            self.happen(Event::Put(Box::new(spec))).await.map_err(|error| keep_problem(&error))?;
-        }
-        self.answer().await
-    }
-
-    async fn stop(&mut self, request: StopRequest) -> Result<InstanceStatus, Problem> {
-        self.check_epoch(request.epoch)?;
-        let grace = Duration::from_secs(request.grace_seconds.into());
-        let event = Event::Stop { epoch: request.epoch, grace, reason: request.reason };
-        self.happen(event).await.map_err(|error| keep_problem(&error))?;
-        self.answer().await
-    }
-
-    /// Lets it fall asleep. What sleeps already, deeply enough, sleeps on.
-    async fn sleep(&mut self, request: SleepRequest) -> Result<(), Problem> {
-        self.check_epoch(request.epoch)?;
-        let spec = &self.record.life.spec;
-        let conflict = |detail: String| Err(Problem::new(ErrorCode::Conflict, detail));
-        if request.epoch > spec.epoch {
-            return conflict(format!("instance {} was not told decision {} yet", spec.id, request.epoch));
-        }
-        if spec.workload == Workload::Site {
-            return conflict(format!("instance {} is a static site: nothing of it could sleep", spec.id));
-        }
-        let cannot = match request.depth {
-            Depth::Paused | Depth::Cold => None,
-            Depth::Paged => self.host.no_paging().or_else(|| self.record.life.no_paging.clone()),
-            Depth::Snapshot => self.host.no_snapshots().or_else(|| self.record.status().no_snapshot),
-        };
-        if let Some(why) = cannot {
-            let (id, depth) = (spec.id.clone(), request.depth);
-            if depth == Depth::Paged {
-                // Whoever decides by what is shown passes it over from now on.
-                self.happen(Event::PageOutFailed(why.clone())).await.map_err(|error| keep_problem(&error))?;
-            }
-            return conflict(format!("instance {id} cannot be put to sleep as deeply as {depth}: {why}"));
-        }
-        let grace = Duration::from_secs(request.grace_seconds.into());
-        let bed = Bed { depth: request.depth, grace, reason: request.reason };
-        let ticket = self.followers.number();
-        self.happen(Event::Sleep { bed, ticket }).await.map_err(|error| keep_problem(&error))
-    }
-
-    /// Tells those who wait for its sleep what became of it.
-    fn answer_lulling(&mut self) {
-        let status = self.record.status();
-        let is_on_its_way = matches!(self.record.life.state, State::FallingAsleep { .. } | State::Dumping { .. })
-            || !self.paging.is_empty();
-        if self.lulling.is_empty() || is_on_its_way {
-            return;
-        }
-        let outcome = if status.state.is_asleep() {
-            Ok(status)
-        } else {
-            let detail = format!("instance {} stays awake: it is needed, or was not ready", status.id);
-            Err(Problem::new(ErrorCode::Conflict, detail).hint("`drowse explain` tells what keeps it awake"))
-        };
-        for answer in self.lulling.drain(..) {
-            let _ = answer.send(outcome.clone());
-        }
-    }
-
-    fn check_epoch(&self, epoch: Epoch) -> Result<(), Problem> {
-        let spec = &self.record.life.spec;
-        if epoch >= spec.epoch {
-            return Ok(());
-        }
-        let detail = format!("instance {} is at epoch {}; {epoch} is older", spec.id, spec.epoch);
-        Err(Problem::new(ErrorCode::StaleEpoch, detail))
-    }
-
-    /// The status, once it is on disk.
-    async fn answer(&mut self) -> Result<InstanceStatus, Problem> {
-        if self.unwritten {
-            self.keep().await.map_err(|error| keep_problem(&error))?;
-        }
-        Ok(self.record.status())
-    }
-
     /// One step: decide, keep, show, act. What cannot be kept and is a command, or would start
     /// something, is not done: an app's exit and what clears away after it is seen to all the same.
     async fn happen(&mut self, event: Event) -> Result<(), KeepError> {
@@ -390,18 +263,6 @@ impl<H: Host> Actor<H> {
         kept
     }
 
-    /// What comes next has the app as it is; the rest of it stays in memory.
-    fn stop_paging(&mut self) {
-        self.stop_paging.store(true, Ordering::Relaxed);
-        self.paging = JoinSet::new();
-    }
-
-    async fn thaw(&mut self) {
-        if let Err(why) = self.host.thaw(&self.record).await {
-            self.work.spawn(async move { Event::ThawFailed(why) });
-        }
-    }
-
     /// An event that could not be followed comes once more; a command is the caller's to repeat.
     fn come_again(&mut self, event: Event) {
         match event {
@@ -413,137 +274,6 @@ impl<H: Host> Actor<H> {
                 });
             }
             _ => {}
-        }
-    }
-
-    async fn act(&mut self, effect: Effect) {
-        let (host, record) = (Arc::clone(&self.host), self.record.clone());
-        match effect {
-            Effect::Launch => {
-                self.work.spawn(async move {
-                    match host.launch(&record).await {
-                        Ok(running) => Event::Launched(running),
-                        Err(failure) => Event::LaunchFailed(failure),
-                    }
-                });
-            }
-            Effect::Dump => {
-                if let State::Dumping { running, next, .. } = record.life.state.clone() {
-                    let abort = Arc::new(Abort::default());
-                    if next != Next::Sleep {
-                        abort.ask();
-                    }
-                    self.abort = Arc::clone(&abort);
-                    self.work.spawn(async move {
-                        match host.dump(&record, running, abort).await {
-                            Ok(taken) => Event::Dumped(taken),
-                            Err(why) => Event::DumpFailed(why),
-                        }
-                    });
-                }
-            }
-            Effect::AbortDump => self.abort.ask(),
-            Effect::Restore(taken) => {
-                self.work.spawn(async move {
-                    match host.restore(&record, &taken).await {
-                        Ok(running) => Event::Restored(running),
-                        Err(why) => Event::RestoreFailed(why),
-                    }
-                });
-            }
-            Effect::Probe => {
-                if let Some(running) = self.record.life.running() {
-                    self.seen.send_replace(Seen::Deaf);
-                    let (events, seen) = (Arc::clone(&self.events), self.seen.clone());
-                    self.watchers.spawn(async move {
-                        boot::check(&*host, &events, &record, running, &seen).await;
-                        Event::Accepted
-                    });
-                }
-            }
-            Effect::Limit => host.limit(&record).await,
-            Effect::Freeze => {
-                if let Err(why) = host.freeze(&record).await {
-                    self.work.spawn(async move { Event::FreezeFailed(why) });
-                }
-            }
-            Effect::PageOut => {
-                let stop = Arc::new(AtomicBool::new(false));
-                self.stop_paging = Arc::clone(&stop);
-                self.paging.spawn(async move {
-                    match host.page_out(&record, stop).await {
-                        Ok(swapped) => Event::Paged(swapped),
-                        Err(why) => Event::PageOutFailed(why),
-                    }
-                });
-            }
-            Effect::PageIn => host.page_in(&record).await,
-            Effect::Thaw => self.thaw().await,
-            Effect::Terminate => {
-                if let Some(running) = self.record.life.running() {
-                    host.terminate(&record, running).await;
-                }
-            }
-            Effect::Collect => {
-                if let Some(running) = self.record.life.running() {
-                    self.work.spawn(async move { Event::Collected(host.collect(&record, running).await) });
-                }
-            }
-            Effect::Clear => {
-                self.work.spawn(async move {
-                    host.clear(&record).await;
-                    Event::Cleared
-                });
-            }
-            Effect::Remove => {
-                // Whatever else was under way has ended, by the machine's rule, or only watches.
-                self.watchers = JoinSet::new();
-                self.work.spawn(remove(host, Arc::clone(&self.events), record));
-            }
-            Effect::Tell(kind, message) => {
-                host.say(&record, &message);
-                self.events.about(&record.life.spec, kind, message);
-            }
-        }
-    }
-
-    /// Lets the app see to its being awake again; nobody waits for that.
-    fn tell_awake(&mut self, before: &Life) {
-        let slept = match before.state {
-            State::Frozen { .. } | State::FallingAsleep { .. } | State::Dumping { .. } => true,
-            State::Launching { .. } | State::Booting { .. } => before.woken.is_some(),
-            _ => false,
-        };
-        if slept && matches!(self.record.life.state, State::Ready { .. }) {
-            let (host, events, record) = (Arc::clone(&self.host), Arc::clone(&self.events), self.record.clone());
-            let run = async move { run_hook(&*host, &events, &record, Hook::AfterWake).await };
-            self.waking = Some(AbortOnDropHandle::new(tokio::spawn(run)));
-        }
-    }
-
-    /// Waits for the exit of what runs now, and for nothing else any more.
-    fn watch(&mut self) {
-        self.watchers = JoinSet::new();
-        if self.is_exiting() {
-            return;
-        }
-        if let Some(running) = self.record.life.running() {
-            let (host, record) = (Arc::clone(&self.host), self.record.clone());
-            self.watchers.spawn(async move {
-                host.gone(&record, running).await;
-                Event::Gone
-            });
-        }
-        if let State::FallingAsleep { ticket, .. } = self.record.life.state {
-            let (followers, id) = (Arc::clone(&self.followers), self.record.life.spec.id.clone());
-            let (host, events, record) = (Arc::clone(&self.host), Arc::clone(&self.events), self.record.clone());
-            self.waking = None;
-            self.watchers.spawn(async move {
-                followers.quiet(id, ticket).await;
-                // Whoever asks meanwhile keeps it awake: this is dropped then.
-                run_hook(&*host, &events, &record, Hook::BeforeSleep).await;
-                Event::Quiet { ticket }
-            });
         }
     }
 
@@ -668,30 +398,6 @@ pub fn resume(life: &mut Life, now: Timestamp) -> Vec<Effect> {
         | State::Backoff { .. }
         | State::Stopped { .. }
         | State::Failed { .. } => Vec::new(),
-    }
-}
-
-/// Removes everything, however often that takes: the address is given back only when nothing has it.
-async fn remove<H: Host>(host: Arc<H>, events: Arc<EventLog>, record: Record) -> Event {
-    let mut pause = FIRST_REMOVAL_PAUSE;
-    while let Err(error) = host.remove(&record).await {
-        if pause == FIRST_REMOVAL_PAUSE {
-            let text = format!("cannot be removed, trying again until it is: {error}");
-            events.about(&record.life.spec, EventKind::Node, text);
-        } else {
-            tracing::warn!(instance = %record.life.spec.id, "still cannot be removed: {error}");
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_REMOVAL_PAUSE);
-    }
-    Event::Cleared
-}
-
-/// Runs a hook of the app; what goes wrong is told, and changes nothing.
-async fn run_hook<H: Host>(host: &H, events: &EventLog, record: &Record, hook: Hook) {
-    if let Err(text) = host.hook(record, hook).await {
-        host.say(record, &text);
-        events.about(&record.life.spec, EventKind::Sleep, text);
     }
 }
 
